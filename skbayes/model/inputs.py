@@ -1,0 +1,159 @@
+"""The rows that a network is evaluated on: dense or sparse, shared or one batch per chain."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+
+class Inputs:
+    """Rows of X with a column of ones, in the layout that the network's products want.
+
+    Three kinds are told apart by what is stored: dense rows shared by all chains, dense rows of a
+    minibatch that differ from chain to chain, and sparse rows. Every array is multiplied by
+    ``scale`` once, so that an activation's input scale costs nothing later.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n, n_features)
+        Rows.
+    dtype : torch.dtype
+        Float type of the products.
+    device : torch.device
+        Where they run.
+    scale : float
+        Factor on X and on the column of ones.
+    """
+
+    def __init__(self, X, *, dtype: torch.dtype, device: torch.device, scale: float = 1.0) -> None:
+        self.dtype, self.device, self.scale = dtype, device, scale
+        self.n, self.n_features = X.shape
+        self._sparse = sp.csr_matrix(X) if sp.issparse(X) else None
+        self._rows: Tensor | None = None  # (n, d + 1), for gathering minibatches
+        self._columns: Tensor | None = None  # (d + 1, n), for products with all rows
+        self._batches: Tensor | None = None  # (n_chains, n, d + 1)
+        self._pairs: list[tuple[Tensor, Tensor]] | None = None  # sparse batches, per chain
+        self._pair_of_all: tuple[Tensor, Tensor] | None = None  # sparse X and its transpose
+        self._views: dict[tuple[int, int, int], Tensor] = {}  # of _columns
+        if self._sparse is None:
+            rows = torch.empty((self.n, self.n_features + 1), dtype=dtype, device=device)
+            # a copy, since a read-only array must not be shared with torch
+            rows[:, :-1] = torch.as_tensor(np.array(X, dtype=_numpy_dtype(dtype)), device=device)
+            rows[:, -1] = 1.0
+            if scale != 1.0:
+                rows *= scale
+            self._rows = rows
+
+    @property
+    def can_slice_rows(self) -> bool:
+        """Whether blocks of rows are free to make (a sparse matrix is used whole)."""
+        return self._rows is not None or self._batches is not None
+
+    def take(self, index: np.ndarray) -> Inputs:
+        """Return the rows of a minibatch; index (batch,), or (n_chains, batch)."""
+        out = object.__new__(Inputs)
+        out.dtype, out.device, out.scale = self.dtype, self.device, self.scale
+        out.n, out.n_features = index.shape[-1], self.n_features
+        out._sparse = out._rows = out._columns = None
+        out._views = {}
+        out._batches = out._pairs = out._pair_of_all = None
+        if self._sparse is not None:
+            if index.ndim == 1:
+                out._sparse = self._sparse[index]
+            else:
+                out._pairs = [self._pair(self._sparse[rows]) for rows in index]
+        else:
+            assert self._rows is not None
+            flat = torch.as_tensor(index.reshape(-1), device=self.device)
+            rows = self._rows.index_select(0, flat)
+            if index.ndim == 1:
+                out._rows = rows
+            else:
+                out._batches = rows.view(*index.shape, self.n_features + 1)
+        return out
+
+    def times(self, joint: Tensor, chains: slice, rows: slice, out: Tensor) -> None:
+        """Write ``joint @ [X, 1].T`` into ``out``.
+
+        ``joint`` is (chains, units, n_features + 1), ``out`` (chains, units, rows).
+        """
+        columns = self._columns_of(chains, rows)
+        if columns is not None:
+            torch.bmm(joint, columns, out=out)
+        elif self._pairs is not None:
+            for c, (matrix, _) in enumerate(self._pairs[chains]):
+                out[c] = (matrix @ joint[c, :, :-1].T).T
+                out[c] += self.scale * joint[c, :, -1:]
+        else:
+            matrix = self._shared_pair()[0]
+            product = matrix @ joint[:, :, :-1].reshape(-1, self.n_features).T.contiguous()
+            out.view(-1, self.n).copy_(product.T)  # (chains * units, n)
+            out += self.scale * joint[:, :, -1:]
+
+    def add_outer(
+        self, delta: Tensor, chains: slice, rows: slice, out: Tensor, beta: int
+    ) -> None:
+        """``out = beta * out + [X, 1].T @ delta.T``.
+
+        ``delta`` is (chains, units, rows), ``out`` (chains, n_features + 1, units).
+        """
+        columns = self._columns_of(chains, rows)
+        if columns is not None:
+            torch.baddbmm(out, columns, delta.mT, beta=beta, out=out)
+            return
+        if beta == 0:
+            out.zero_()
+        out[:, -1] += self.scale * delta.sum(2)
+        if self._pairs is not None:
+            for c, (_, transposed) in enumerate(self._pairs[chains]):
+                out[c, :-1] += transposed @ delta[c].T
+        else:
+            transposed = self._shared_pair()[1]
+            product = transposed @ delta.reshape(-1, self.n).T.contiguous()
+            out[:, :-1] += product.view(self.n_features, *delta.shape[:2]).movedim(1, 0)
+
+    def _columns_of(self, chains: slice, rows: slice) -> Tensor | None:
+        """``[X, 1].T`` (chains, n_features + 1, rows), None where X is sparse."""
+        if self._batches is not None:
+            return self._batches[chains, rows].mT
+        if self._rows is None:
+            return None
+        key = (chains.stop - chains.start, rows.start, rows.stop)
+        view = self._views.get(key)
+        if view is None:
+            if self._columns is None:
+                self._columns = self._rows.T.contiguous()
+            view = self._columns[:, rows].expand(key[0], -1, -1)
+            self._views[key] = view
+        return view
+
+    def _shared_pair(self) -> tuple[Tensor, Tensor]:
+        if self._pair_of_all is None:
+            self._pair_of_all = self._pair(self._sparse)
+        return self._pair_of_all
+
+    def _pair(self, matrix) -> tuple[Tensor, Tensor]:
+        """A sparse matrix and its transpose as torch CSR tensors, scaled."""
+        return self._torch_csr(matrix), self._torch_csr(sp.csr_matrix(matrix.T))
+
+    def _torch_csr(self, matrix) -> Tensor:
+        with warnings.catch_warnings():
+            # torch says once per process that its CSR tensors are in beta
+            warnings.filterwarnings("ignore", message=".*Sparse CSR tensor support is in beta.*")
+            return torch.sparse_csr_tensor(
+                torch.as_tensor(matrix.indptr.astype(np.int64)),
+                torch.as_tensor(matrix.indices.astype(np.int64)),
+                torch.as_tensor(matrix.data.astype(_numpy_dtype(self.dtype)) * self.scale),
+                size=matrix.shape,
+                dtype=self.dtype,
+                device=self.device,
+                check_invariants=False,  # scipy made them
+            )
+
+
+def _numpy_dtype(dtype: torch.dtype) -> type:
+    return np.float64 if dtype == torch.float64 else np.float32

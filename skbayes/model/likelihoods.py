@@ -1,0 +1,258 @@
+"""Likelihoods: the log density of the targets given a network's outputs, with its derivatives.
+
+Outputs are feature-major, (n_chains, n_outputs, n), as the network makes them. Targets carry a
+leading axis of one, or of n_chains where every chain has its own (perturbed) targets. Values are
+summed in float64, because a Metropolis step needs the difference of two large sums.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Likelihood:
+    """Log density of targets given outputs.
+
+    Attributes
+    ----------
+    n_params : int
+        Number of the likelihood's own unconstrained parameters in theta.
+    """
+
+    n_params = 0
+
+    def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the likelihood's own parameters, as `constrain` gives them."""
+        return []
+
+    def constrain(self, params: np.ndarray) -> dict[str, np.ndarray]:
+        """Named values of the own parameters; ``params`` is (..., n_params), unconstrained."""
+        return {}
+
+    def initial(self, n_chains: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Starting values of the own parameters, (n_chains, n_params)."""
+        return torch.zeros((n_chains, self.n_params), dtype=dtype, device=device)
+
+    def log_prior_and_grad(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Log prior density of the own parameters (n_chains,) in float64, and its gradient."""
+        zero = torch.zeros(params.shape[0], dtype=torch.float64, device=params.device)
+        return zero, torch.zeros_like(params)
+
+    def sample_prior(self, streams, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Own parameters drawn from their prior, (n_chains, n_params)."""
+        return torch.zeros((streams.n_chains, self.n_params), dtype=dtype, device=device)
+
+    def value_and_grad(
+        self, outputs: Tensor, params: Tensor, y: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted log likelihood of every chain and its derivatives.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (n_chains, n_outputs, n)
+            The network's outputs; overwritten by the second return value.
+        params : Tensor of shape (n_chains, n_params)
+            The likelihood's own parameters.
+        y : Tensor of shape (1 or n_chains, ..., n)
+            Targets, in the form that the likelihood asks for.
+        weight : Tensor of shape (1 or n_chains, n) or None
+            Weights of the rows.
+
+        Returns
+        -------
+        value : Tensor of shape (n_chains,), float64
+        grad_outputs : Tensor of shape (n_chains, n_outputs, n)
+        grad_params : Tensor of shape (n_chains, n_params)
+        """
+        raise NotImplementedError("abstract")
+
+    def pointwise(self, outputs: Tensor, params: Tensor, y: Tensor) -> Tensor:
+        """Log density of every row (n_chains, n) in the dtype of ``outputs``."""
+        raise NotImplementedError("abstract")
+
+
+class Bernoulli(Likelihood):
+    r"""Independent binary labels, one logit each (one label: binary classification).
+
+    .. math:: \log p(y \mid z) = \sum_k \log \sigma((2 y_k - 1) z_k)
+
+    Targets are 0 or 1, (1, n_labels, n).
+    """
+
+    def value_and_grad(self, outputs, params, y, weight):
+        signs = 2.0 * y - 1.0
+        logs = logsigmoid(signs * outputs)  # (chains, labels, n)
+        if weight is not None:
+            logs *= weight[:, None, :]
+        value = logs.double().sum((1, 2))
+        grad = torch.sub(y, outputs.sigmoid_(), out=outputs)
+        if weight is not None:
+            grad *= weight[:, None, :]
+        return value, grad, params
+
+    def pointwise(self, outputs, params, y):
+        return logsigmoid((2.0 * y - 1.0) * outputs).sum(1)
+
+
+class Categorical(Likelihood):
+    r"""One of three or more classes, a logit for each.
+
+    .. math:: \log p(y \mid z) = z_y - \log \sum_k e^{z_k}
+
+    Targets are one-hot, (1, n_classes, n).
+    """
+
+    def value_and_grad(self, outputs, params, y, weight):
+        log_proba = outputs.log_softmax(1)
+        terms = (log_proba * y).sum(1)
+        if weight is not None:
+            terms *= weight
+        value = terms.double().sum(1)
+        grad = torch.sub(y, log_proba.exp_(), out=outputs)
+        if weight is not None:
+            grad *= weight[:, None, :]
+        return value, grad, params
+
+    def pointwise(self, outputs, params, y):
+        return (outputs.log_softmax(1) * y).sum(1)
+
+
+class Normal(Likelihood):
+    r"""Targets with normal noise, independent over outputs.
+
+    .. math:: \log p(y \mid f) = \sum_k -\tfrac12 ((y_k - f_k) / \sigma_k)^2 - \log \sigma_k
+              - \tfrac12 \log 2 \pi
+
+    The noise's standard deviation is fixed, learned (one parameter r per output), or
+    heteroscedastic (the network gives r for every row). In the latter two
+
+    .. math:: \sigma = s \, (\text{floor} + \operatorname{softplus}(r + r_0)),
+
+    with s the scale of y and softplus(r_0) = 0.3. A learned r has the prior N(0, 1.5^2) (95 % of
+    the prior lie between 0.016 and 2.2 times s), a heteroscedastic one that of the network. Without
+    prior and floor, the density of a network that passes through every point is unbounded.
+
+    Targets are (1, n_outputs, n).
+
+    Parameters
+    ----------
+    n_outputs : int
+        Number of targets per row.
+    noise : "learned", "heteroscedastic" or ndarray of shape (n_outputs,)
+        Kind of noise, or its standard deviation.
+    scale : ndarray of shape (n_outputs,)
+        Standard deviation of y as the network sees it (1 where y is standardised).
+    """
+
+    floor = 0.01
+    prior_scale = 1.5
+    raw_shift = math.log(math.expm1(0.3))
+
+    def __init__(self, n_outputs: int, noise, scale: np.ndarray) -> None:
+        self.n_outputs = n_outputs
+        self.noise = noise
+        self.scale = np.asarray(scale, dtype=np.float64)
+        self.learned = isinstance(noise, str) and noise == "learned"
+        self.heteroscedastic = isinstance(noise, str) and noise == "heteroscedastic"
+        self.n_params = n_outputs if self.learned else 0
+
+    @property
+    def n_network_outputs(self) -> int:
+        """Outputs that the network must have."""
+        return self.n_outputs * (2 if self.heteroscedastic else 1)
+
+    def parameters(self):
+        return [("noise_std", (self.n_outputs,))] if self.learned else []
+
+    def constrain(self, params):
+        if not self.learned:
+            return {}
+        raw = np.asarray(params, dtype=np.float64) + self.raw_shift
+        return {"noise_std": self.scale * (self.floor + np.logaddexp(0.0, raw))}
+
+    def noise_std(self, raw: Tensor, axis: int) -> Tensor:
+        """Noise for raw parameters whose outputs lie along ``axis``."""
+        shape = [1] * raw.dim()
+        shape[axis] = -1
+        scale = torch.as_tensor(self.scale, dtype=raw.dtype, device=raw.device).view(shape)
+        return scale * (self.floor + softplus(raw + self.raw_shift))
+
+    def log_prior_and_grad(self, params):
+        if not self.learned:
+            return super().log_prior_and_grad(params)
+        z = params.double() / self.prior_scale
+        value = -0.5 * (z * z).sum(1)
+        value -= self.n_outputs * (math.log(self.prior_scale) + 0.5 * LOG_2PI)
+        return value, params * (-1.0 / self.prior_scale**2)
+
+    def sample_prior(self, streams, dtype, device):
+        return self.prior_scale * streams.normal(self.n_params, dtype=dtype, device=device)
+
+    def value_and_grad(self, outputs, params, y, weight):
+        if self.heteroscedastic:
+            return self._heteroscedastic(outputs, params, y, weight)
+        if self.learned:
+            sigma = self.noise_std(params, 1)[:, :, None]  # (chains, outputs, 1)
+        else:
+            fixed = torch.as_tensor(self.noise, dtype=outputs.dtype, device=outputs.device)
+            sigma = fixed.view(1, -1, 1)
+        residual = torch.sub(y, outputs, out=outputs)
+        square = residual.double()
+        square *= square
+        if weight is not None:
+            square *= weight[:, None, :]
+        square = square.sum(2)  # (chains, outputs)
+        total: Tensor | float = float(residual.shape[2])
+        if weight is not None:
+            total = weight.double().sum(1)[:, None]
+        precision = sigma[:, :, 0].double() ** -2
+        value = -0.5 * square * precision - total * (sigma[:, :, 0].double().log() + 0.5 * LOG_2PI)
+        grad_params = params
+        if self.learned:
+            scale = torch.as_tensor(self.scale, dtype=torch.float64, device=params.device)
+            slope = torch.sigmoid(params.double() + self.raw_shift) * scale  # d sigma / d r
+            by_sigma = (square * precision - total) / sigma[:, :, 0].double()
+            grad_params = (by_sigma * slope).to(params.dtype)
+        residual *= sigma**-2
+        if weight is not None:
+            residual *= weight[:, None, :]
+        return value.sum(1), residual, grad_params
+
+    def _heteroscedastic(self, outputs, params, y, weight):
+        mean, raw = outputs[:, : self.n_outputs], outputs[:, self.n_outputs :]
+        sigma = self.noise_std(raw, 1)
+        z = (y - mean) / sigma
+        terms = -0.5 * (z * z) - sigma.log() - 0.5 * LOG_2PI
+        if weight is not None:
+            terms *= weight[:, None, :]
+        value = terms.double().sum((1, 2))
+        scale = torch.as_tensor(self.scale, dtype=raw.dtype, device=raw.device).view(1, -1, 1)
+        slope = torch.sigmoid(raw + self.raw_shift) * scale
+        outputs[:, self.n_outputs :] = (z * z - 1.0) / sigma * slope
+        outputs[:, : self.n_outputs] = z / sigma
+        if weight is not None:
+            outputs *= weight[:, None, :]
+        return value, outputs, params
+
+    def mean_and_std(self, outputs: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and noise of every row, both (n_chains, n_outputs, n)."""
+        mean = outputs[:, : self.n_outputs]
+        if self.heteroscedastic:
+            return mean, self.noise_std(outputs[:, self.n_outputs :], 1)
+        if self.learned:
+            sigma = self.noise_std(params, 1)[:, :, None]
+        else:
+            sigma = torch.as_tensor(self.noise, dtype=mean.dtype, device=mean.device).view(1, -1, 1)
+        return mean, sigma.expand_as(mean)
+
+    def pointwise(self, outputs, params, y):
+        mean, sigma = self.mean_and_std(outputs, params)
+        z = (y - mean) / sigma
+        return (-0.5 * (z * z) - sigma.log() - 0.5 * LOG_2PI).sum(1)
