@@ -8,6 +8,7 @@ summed in float64, because a Metropolis step needs the difference of two large s
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,29 +50,42 @@ class Likelihood:
         """Own parameters drawn from their prior, (n_chains, n_params)."""
         return torch.zeros((streams.n_chains, self.n_params), dtype=dtype, device=device)
 
-    def value_and_grad(
-        self, outputs: Tensor, params: Tensor, y: Tensor, weight: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighted log likelihood of every chain and its derivatives.
+    def prepare(self, params: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
+        """Whatever `gradient` needs besides the outputs, each (1 or n_chains, ..., 1 or n).
 
         Parameters
         ----------
-        outputs : Tensor of shape (n_chains, n_outputs, n)
-            The network's outputs; overwritten by the second return value.
         params : Tensor of shape (n_chains, n_params)
             The likelihood's own parameters.
-        y : Tensor of shape (1 or n_chains, ..., n)
+        y : Tensor of shape (1 or n_chains, n_targets, n)
             Targets, in the form that the likelihood asks for.
-        weight : Tensor of shape (1 or n_chains, n) or None
+        weight : Tensor of shape (1 or n_chains, 1, n) or None
             Weights of the rows.
+        """
+        return (y,) if weight is None else (y, weight)
 
-        Returns
-        -------
-        value : Tensor of shape (n_chains,), float64
-        grad_outputs : Tensor of shape (n_chains, n_outputs, n)
-        grad_params : Tensor of shape (n_chains, n_params)
+    def gradient(self, outputs: Tensor, *prepared: Tensor) -> Tensor:
+        """Derivative of the log likelihood by the outputs, written over them.
+
+        Outputs are those of a block of chains and rows, (chains, n_outputs, rows), and so is what
+        `prepare` gave.
         """
         raise NotImplementedError("abstract")
+
+    def statistic(self, outputs: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """Sum over rows (n_chains, k) in float64, from which `finish` makes the value."""
+        raise NotImplementedError("abstract")
+
+    def finish(self, statistic: Tensor, params: Tensor, n: Tensor | float) -> Tensor:
+        """Log likelihood (n_chains,) in float64.
+
+        ``n`` is the sum of the rows' weights, a number or (n_chains,).
+        """
+        return statistic[:, 0]
+
+    def params_gradient(self, statistic: Tensor, params: Tensor, n: Tensor | float) -> Tensor:
+        """Derivative of the log likelihood by the own parameters, (n_chains, n_params)."""
+        return params
 
     def pointwise(self, outputs: Tensor, params: Tensor, y: Tensor) -> Tensor:
         """Log density of every row (n_chains, n) in the dtype of ``outputs``."""
@@ -86,16 +100,15 @@ class Bernoulli(Likelihood):
     Targets are 0 or 1, (1, n_labels, n).
     """
 
-    def value_and_grad(self, outputs, params, y, weight):
-        signs = 2.0 * y - 1.0
-        logs = logsigmoid(signs * outputs)  # (chains, labels, n)
-        if weight is not None:
-            logs *= weight[:, None, :]
-        value = logs.double().sum((1, 2))
+    def gradient(self, outputs, y, weight=None):
         grad = torch.sub(y, outputs.sigmoid_(), out=outputs)
+        return grad if weight is None else grad.mul_(weight)
+
+    def statistic(self, outputs, y, weight):
+        logs = logsigmoid((2.0 * y - 1.0) * outputs)  # (chains, labels, n)
         if weight is not None:
-            grad *= weight[:, None, :]
-        return value, grad, params
+            logs *= weight
+        return logs.sum((1, 2), dtype=torch.float64)[:, None]
 
     def pointwise(self, outputs, params, y):
         return logsigmoid((2.0 * y - 1.0) * outputs).sum(1)
@@ -109,19 +122,24 @@ class Categorical(Likelihood):
     Targets are one-hot, (1, n_classes, n).
     """
 
-    def value_and_grad(self, outputs, params, y, weight):
-        log_proba = outputs.log_softmax(1)
-        terms = (log_proba * y).sum(1)
+    def gradient(self, outputs, y, weight=None):
+        grad = torch.sub(y, outputs.softmax(1), out=outputs)
+        return grad if weight is None else grad.mul_(weight)
+
+    def statistic(self, outputs, y, weight):
+        logs = (outputs.log_softmax(1) * y).sum(1, keepdim=True)
         if weight is not None:
-            terms *= weight
-        value = terms.double().sum(1)
-        grad = torch.sub(y, log_proba.exp_(), out=outputs)
-        if weight is not None:
-            grad *= weight[:, None, :]
-        return value, grad, params
+            logs *= weight
+        return logs.sum((1, 2), dtype=torch.float64)[:, None]
 
     def pointwise(self, outputs, params, y):
         return (outputs.log_softmax(1) * y).sum(1)
+
+
+class _FixedNoise(NamedTuple):
+    precision: Tensor  # (1, n_outputs, 1)
+    half_precision: Tensor  # (n_outputs,) in float64, times -1/2
+    log_constant: Tensor  # (n_outputs,), of one row
 
 
 class Normal(Likelihood):
@@ -162,6 +180,10 @@ class Normal(Likelihood):
         self.learned = isinstance(noise, str) and noise == "learned"
         self.heteroscedastic = isinstance(noise, str) and noise == "heteroscedastic"
         self.n_params = n_outputs if self.learned else 0
+        self._cache: dict[tuple, _FixedNoise] = {}
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_cache": {}}
 
     @property
     def n_network_outputs(self) -> int:
@@ -181,8 +203,7 @@ class Normal(Likelihood):
         """Noise for raw parameters whose outputs lie along ``axis``."""
         shape = [1] * raw.dim()
         shape[axis] = -1
-        scale = torch.as_tensor(self.scale, dtype=raw.dtype, device=raw.device).view(shape)
-        return scale * (self.floor + softplus(raw + self.raw_shift))
+        return self._scale(raw).view(shape) * (self.floor + softplus(raw + self.raw_shift))
 
     def log_prior_and_grad(self, params):
         if not self.learned:
@@ -195,51 +216,74 @@ class Normal(Likelihood):
     def sample_prior(self, streams, dtype, device):
         return self.prior_scale * streams.normal(self.n_params, dtype=dtype, device=device)
 
-    def value_and_grad(self, outputs, params, y, weight):
+    def prepare(self, params, y, weight):
         if self.heteroscedastic:
-            return self._heteroscedastic(outputs, params, y, weight)
+            return super().prepare(params, y, weight)
+        # the derivative is precision (y - f), as one product and one sum: a + b f
         if self.learned:
-            sigma = self.noise_std(params, 1)[:, :, None]  # (chains, outputs, 1)
+            precision = self.noise_std(params, 1)[:, :, None] ** -2  # (chains, outputs, 1)
         else:
-            fixed = torch.as_tensor(self.noise, dtype=outputs.dtype, device=outputs.device)
-            sigma = fixed.view(1, -1, 1)
-        residual = torch.sub(y, outputs, out=outputs)
-        square = residual.double()
-        square *= square
+            precision = self._fixed(params).precision
         if weight is not None:
-            square *= weight[:, None, :]
-        square = square.sum(2)  # (chains, outputs)
-        total: Tensor | float = float(residual.shape[2])
-        if weight is not None:
-            total = weight.double().sum(1)[:, None]
-        precision = sigma[:, :, 0].double() ** -2
-        value = -0.5 * square * precision - total * (sigma[:, :, 0].double().log() + 0.5 * LOG_2PI)
-        grad_params = params
-        if self.learned:
-            scale = torch.as_tensor(self.scale, dtype=torch.float64, device=params.device)
-            slope = torch.sigmoid(params.double() + self.raw_shift) * scale  # d sigma / d r
-            by_sigma = (square * precision - total) / sigma[:, :, 0].double()
-            grad_params = (by_sigma * slope).to(params.dtype)
-        residual *= sigma**-2
-        if weight is not None:
-            residual *= weight[:, None, :]
-        return value.sum(1), residual, grad_params
+            precision = precision * weight
+        return precision * y, -precision
 
-    def _heteroscedastic(self, outputs, params, y, weight):
+    def gradient(self, outputs, *prepared):
+        if self.heteroscedastic:
+            return self._heteroscedastic_gradient(outputs, *prepared)
+        return torch.addcmul(prepared[0], prepared[1], outputs, out=outputs)
+
+    def statistic(self, outputs, y, weight):
+        if self.heteroscedastic:
+            logs = self._row_logs(*self.mean_and_std(outputs, outputs), y)
+            if weight is not None:
+                logs *= weight
+            return logs.sum((1, 2), dtype=torch.float64)[:, None]
+        exact = (y - outputs).double()
+        return torch.linalg.vecdot(exact, exact if weight is None else exact * weight)
+
+    def finish(self, statistic, params, n):
+        if self.heteroscedastic:
+            return statistic[:, 0]
+        if isinstance(n, Tensor):
+            n = n[:, None]
+        if not self.learned:
+            fixed = self._fixed(params)
+            return (statistic * fixed.half_precision + n * fixed.log_constant).sum(1)
+        sigma = self.noise_std(params.double(), 1)
+        return (-0.5 * statistic * sigma**-2 - n * (sigma.log() + 0.5 * LOG_2PI)).sum(1)
+
+    def params_gradient(self, statistic, params, n):
+        if isinstance(n, Tensor):
+            n = n[:, None]
+        exact = params.double()
+        sigma = self.noise_std(exact, 1)
+        slope = torch.sigmoid(exact + self.raw_shift) * self._scale(exact)  # d sigma / d r
+        return ((statistic * sigma**-2 - n) / sigma * slope).to(params.dtype)
+
+    def _heteroscedastic_gradient(self, outputs, y, weight=None):
         mean, raw = outputs[:, : self.n_outputs], outputs[:, self.n_outputs :]
         sigma = self.noise_std(raw, 1)
         z = (y - mean) / sigma
-        terms = -0.5 * (z * z) - sigma.log() - 0.5 * LOG_2PI
-        if weight is not None:
-            terms *= weight[:, None, :]
-        value = terms.double().sum((1, 2))
-        scale = torch.as_tensor(self.scale, dtype=raw.dtype, device=raw.device).view(1, -1, 1)
-        slope = torch.sigmoid(raw + self.raw_shift) * scale
+        slope = torch.sigmoid(raw + self.raw_shift) * self._scale(raw).view(1, -1, 1)
         outputs[:, self.n_outputs :] = (z * z - 1.0) / sigma * slope
         outputs[:, : self.n_outputs] = z / sigma
-        if weight is not None:
-            outputs *= weight[:, None, :]
-        return value, outputs, params
+        return outputs if weight is None else outputs.mul_(weight)
+
+    def _scale(self, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.as_tensor(self.scale, dtype=dtype or like.dtype, device=like.device)
+
+    def _fixed(self, like: Tensor) -> _FixedNoise:
+        """Constants of fixed noise as tensors, made once."""
+        key = (like.dtype, like.device)
+        if key not in self._cache:
+            noise = torch.as_tensor(self.noise, dtype=torch.float64, device=like.device)
+            self._cache[key] = _FixedNoise(
+                (noise**-2).to(like.dtype).view(1, -1, 1),
+                -0.5 * noise**-2,
+                -(noise.log() + 0.5 * LOG_2PI),
+            )
+        return self._cache[key]
 
     def mean_and_std(self, outputs: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and noise of every row, both (n_chains, n_outputs, n)."""
@@ -253,6 +297,9 @@ class Normal(Likelihood):
         return mean, sigma.expand_as(mean)
 
     def pointwise(self, outputs, params, y):
-        mean, sigma = self.mean_and_std(outputs, params)
+        return self._row_logs(*self.mean_and_std(outputs, params), y).sum(1)
+
+    @staticmethod
+    def _row_logs(mean: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
         z = (y - mean) / sigma
-        return (-0.5 * (z * z) - sigma.log() - 0.5 * LOG_2PI).sum(1)
+        return -0.5 * (z * z) - sigma.log() - 0.5 * LOG_2PI

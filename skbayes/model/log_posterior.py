@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,30 +13,23 @@ from skbayes.model.likelihoods import Likelihood, Normal
 from skbayes.model.priors import BoundPrior
 
 
-@dataclass(frozen=True)
 class Layout:
     """Names, shapes and meaning of the parts of theta, in numpy and plain Python.
 
     ``theta`` is [network | likelihood | hyper-parameters], all unconstrained.
     """
 
-    network: object
-    likelihood: Likelihood
-    prior: BoundPrior
-
-    @property
-    def n_network(self) -> int:
-        """Number of the network's parameters."""
-        return self.network.n_params  # type: ignore[attr-defined]
-
-    @property
-    def n_params(self) -> int:
-        """Length of theta."""
-        return self.n_network + self.likelihood.n_params + self.prior.n_hyper
+    def __init__(self, network, likelihood: Likelihood, prior: BoundPrior) -> None:
+        self.network, self.likelihood, self.prior = network, likelihood, prior
+        self.n_network: int = network.n_params
+        self.n_params = self.n_network + likelihood.n_params + prior.n_hyper
 
     def split(self, theta):
         """Cut theta (..., n_params) into network, likelihood and hyper-parameter parts."""
         a, b = self.n_network, self.n_network + self.likelihood.n_params
+        if a == self.n_params:  # the common case, on the path of every gradient
+            empty = theta[..., :0]
+            return theta, empty, empty
         return theta[..., :a], theta[..., a:b], theta[..., b:]
 
     def weights(self, theta: np.ndarray) -> np.ndarray:
@@ -53,7 +45,7 @@ class Layout:
         weights = self.weights(theta)
         out: dict[str, np.ndarray] = {}
         start = 0
-        for name, shape in self.network.parameters():  # type: ignore[attr-defined]
+        for name, shape in self.network.parameters():
             size = int(np.prod(shape))
             out[name] = weights[..., start : start + size].reshape(*lead, *shape)
             start += size
@@ -108,12 +100,23 @@ class LogPosterior:
         self.layout = Layout(network, likelihood, prior)
         self._factor = 1.0  # rows that the sum stands for / rows in it
         self._anchor: Tensor | None = None  # (n_chains, n_params), see `perturbed`
+        self._constants: tuple[Tensor, ...] | None = None  # of a likelihood without parameters
+        self._weight_sum: Tensor | None = None
         self._frozen = False  # whether the likelihood's own parameters are held fixed
 
     @property
     def n_params(self) -> int:
         """Length of theta."""
         return self.layout.n_params
+
+    @property
+    def _total(self) -> Tensor | float:
+        """Sum of the rows' weights, a number or (n_chains,)."""
+        if self.weight is None:
+            return float(self.inputs.n)
+        if self._weight_sum is None:
+            self._weight_sum = self.weight.sum(1, dtype=torch.float64)
+        return self._weight_sum
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,53 +136,78 @@ class LogPosterior:
         """Sum of the weighted log likelihood (n_chains,) in float64, without the prior."""
         net, params, hyper = self.layout.split(theta)
         outputs = self.network.forward(self.prior.weights(net, hyper), self.inputs)
-        return self._factor * self.likelihood.value_and_grad(outputs, params, self.y, self.weight)[0]
+        weight = None if self.weight is None else self.weight[:, None]
+        statistic = self.likelihood.statistic(outputs, self.y, weight)
+        return self._factor * self.likelihood.finish(statistic, params, self._total)
+
+    def grad(self, theta: Tensor) -> Tensor:
+        """Gradient (n_chains, n_params) of the log posterior, a little cheaper than with value."""
+        return self._evaluate(theta, with_value=False)[1]
 
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Log posterior (n_chains,) in float64 and its gradient (n_chains, n_params)."""
+        value, grad = self._evaluate(theta, with_value=True)
+        assert value is not None
+        return value, grad
+
+    def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
         net, params, hyper = self.layout.split(theta)
-        weights = self.prior.weights(net, hyper)
-        likelihood = self.likelihood
-        value = torch.zeros(theta.shape[0], dtype=torch.float64, device=theta.device)
-        grad_params = torch.zeros_like(params)
-        y, weight = self.y, self.weight
+        likelihood, n = self.likelihood, self.inputs.n
+        weight = None if self.weight is None else self.weight[:, None]
+        prepared = self._constants
+        if prepared is None:
+            prepared = likelihood.prepare(params, self.y, weight)
+            if not likelihood.n_params:
+                self._constants = prepared
+        statistics: list[tuple[slice, Tensor]] = []
+        with_statistic = with_value or likelihood.n_params > 0
+        n_chains = theta.shape[0]
 
         def cotangent(outputs: Tensor, chains: slice, rows: slice) -> Tensor:
-            targets = y[chains if y.shape[0] > 1 else slice(None), :, rows]
-            w = None
-            if weight is not None:
-                w = weight[chains if weight.shape[0] > 1 else slice(None), rows]
-            part, grad, by_params = likelihood.value_and_grad(outputs, params[chains], targets, w)
-            value[chains] += part
-            if likelihood.n_params:
-                grad_params[chains] += by_params
-            return grad
+            whole = rows.stop - rows.start == n and chains.stop - chains.start == n_chains
+            if with_statistic:
+                y, w = self.y, weight
+                if not whole:
+                    y, w = _cut(y, chains, rows), None if w is None else _cut(w, chains, rows)
+                statistics.append((chains, likelihood.statistic(outputs, y, w)))
+            if whole:
+                return likelihood.gradient(outputs, *prepared)
+            return likelihood.gradient(outputs, *[_cut(part, chains, rows) for part in prepared])
 
+        weights = self.prior.weights(net, hyper)
         by_weights = self.network.vjp(weights, self.inputs, cotangent)
         if self._factor != 1.0:
             by_weights *= self._factor
-            grad_params *= self._factor
-            value *= self._factor
         by_net, by_hyper = self.prior.pullback(net, hyper, by_weights)
-        prior_value, prior_net, prior_params, prior_hyper = self._prior_terms(theta)
-        value += prior_value
-        if by_net.shape[1] == theta.shape[1]:  # nothing but the network in theta
-            return value, by_net.add_(prior_net)
+        value = statistic = None
+        if with_statistic:
+            statistic = _add_up(statistics)
+        if with_value:
+            value = self._factor * likelihood.finish(statistic, params, self._total)
+        if net is theta and self._anchor is None:
+            more, grad = self.prior.log_prob_and_grad(net, hyper, by_net, with_value)[:2]
+            return (value + more if with_value else None), grad
+        more, grad_net, prior_params, prior_hyper = self._prior_terms(theta, by_net)
+        if with_value:
+            value = value + more
+        parts = [grad_net]
         if self._frozen:
-            grad_params.zero_()
-        else:
-            grad_params += prior_params
-        parts = [by_net.add_(prior_net), grad_params]
+            parts.append(torch.zeros_like(params))
+        elif likelihood.n_params:
+            by_params = likelihood.params_gradient(statistic, params, self._total)
+            parts.append(prior_params + self._factor * by_params)
         if by_hyper is not None:
-            parts.append(by_hyper + prior_hyper)
-        return value, torch.cat(parts, 1)
+            parts.append(prior_hyper + by_hyper)
+        return value, torch.cat(parts, 1) if len(parts) > 1 else grad_net
 
-    def _prior_terms(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log prior and its gradients by the three parts of theta."""
+    def _prior_terms(
+        self, theta: Tensor, plus: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log prior and its gradients by theta's parts, to the first of which ``plus`` is added."""
         if self._anchor is not None:
             theta = theta - self._anchor
         net, params, hyper = self.layout.split(theta)
-        value, by_net, by_hyper = self.prior.log_prob_and_grad(net, hyper)
+        value, by_net, by_hyper = self.prior.log_prob_and_grad(net, hyper, plus)
         by_params = params
         if self.likelihood.n_params and not self._frozen:
             more, by_params = self.likelihood.log_prior_and_grad(params)
@@ -197,6 +225,7 @@ class LogPosterior:
         out.inputs = self.inputs.take(index)
         out.y = _take(self.y, index)
         out.weight = None if self.weight is None else _take(self.weight, index)
+        out._weight_sum = out._constants = None
         out.n = index.shape[-1]
         out._factor = 1.0
         return out
@@ -234,6 +263,7 @@ class LogPosterior:
         LogPosterior
         """
         out = copy.copy(self)
+        out._constants = None
         kw = {"dtype": self.dtype, "device": self.device}
         net, hyper = self.prior.sample(streams, **kw)
         params = self.likelihood.initial(streams.n_chains, **kw)
@@ -254,7 +284,7 @@ class LogPosterior:
             if self.weight is not None:
                 # a row of weight w is w rows in one: the sum of w exponentials
                 weight = streams.gamma(self.weight[0].cpu().numpy(), self.n, **kw)
-            out.weight = weight
+            out.weight, out._weight_sum = weight, None
         return out
 
     def initial(self, streams) -> Tensor:
@@ -270,6 +300,24 @@ class LogPosterior:
         kw = {"dtype": self.dtype, "device": self.device}
         net, hyper = self.prior.sample(streams, **kw)
         return torch.cat([net, self.likelihood.sample_prior(streams, **kw), hyper], 1)
+
+
+def _add_up(statistics: list[tuple[slice, Tensor]]) -> Tensor:
+    """Sum the statistics of blocks over rows and put the chains in order, (n_chains, k)."""
+    if len(statistics) == 1:
+        return statistics[0][1]
+    sums: dict[int, Tensor] = {}
+    for chains, statistic in statistics:
+        known = sums.get(chains.start)
+        sums[chains.start] = statistic if known is None else known + statistic
+    return torch.cat([sums[start] for start in sorted(sums)])
+
+
+def _cut(values: Tensor, chains: slice, rows: slice) -> Tensor:
+    """A block of an array (1 or n_chains, ..., 1 or n)."""
+    if values.shape[0] > 1:
+        values = values[chains]
+    return values[..., rows] if values.shape[-1] > 1 else values
 
 
 def _take(values: Tensor, index: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ from skbayes.model.inputs import Inputs
 
 # Elements of one layer's activations that are worked on at once: on a CPU such a block (and its
 # derivative, written in place) stays in the second-level cache, on a GPU it fills the device.
-BLOCK_ELEMENTS = {"cpu": 65_536, "cuda": 1 << 26}
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class MLPNetwork:
                 outputs = self._forward_block(block, inputs, rows)
                 delta = cotangent(outputs, block.chains, rows)
                 self._backward_block(block, inputs, rows, delta, first=i == 0)
-            self._collect(block)
+        plan.collect()
         return plan.grad
 
     def _plan(self, theta: Tensor, inputs: Inputs) -> _Plan:
@@ -181,7 +181,7 @@ class MLPNetwork:
     def _forward_block(self, block: _Block, inputs: Inputs, rows: slice) -> Tensor:
         """Outputs (chains, n_outputs, rows); fills the plan's activations."""
         act = ACTIVATIONS[self.activation]
-        pre, post, _ = block.activations(rows.stop - rows.start)
+        pre, post, _, _ = block.activations(rows.stop - rows.start)
         inputs.times(block.joint, block.chains, rows, pre[0])
         for i, (weight, bias) in enumerate(block.prepared, start=1):
             act.forward(pre[i - 1], post[i - 1])
@@ -193,44 +193,21 @@ class MLPNetwork:
     ) -> None:
         """Add a block's gradient to the block's sums; ``delta`` is that by the outputs."""
         act = ACTIVATIONS[self.activation]
-        pre, post, below = block.activations(rows.stop - rows.start)
+        pre, _, transposed, below = block.activations(rows.stop - rows.start)
         beta = 0 if first else 1
         for i in range(len(self.layers) - 1, 0, -1):
             weight, bias = block.sums[i]
-            torch.baddbmm(weight, delta, post[i - 1].mT, beta=beta, out=weight)
-            if first:
-                torch.sum(delta, 2, keepdim=True, out=bias)
-            else:
-                bias += delta.sum(2, keepdim=True)
+            torch.baddbmm(weight, delta, transposed[i - 1], beta=beta, out=weight)
+            torch.baddbmm(bias, delta, block.ones(delta), beta=beta, out=bias)
             z = pre[i - 1]
             if self.layers[i].fan_out == 1:
-                # an outer product, whose factor `_collect` multiplies in
+                # an outer product, whose factor `_Plan.collect` multiplies in
                 act.backward(delta.expand(z.shape), z, z)
             else:
                 torch.bmm(block.down[i], delta, out=below[i - 1])
                 act.backward(below[i - 1], z, z)
             delta = z
         inputs.add_outer(delta, block.chains, rows, block.sums[0][0], beta)
-
-    def _collect(self, block: _Block) -> None:
-        """Turn the sums over rows into the gradient; all this is of the size of the weights."""
-        act = ACTIVATIONS[self.activation]
-        for i in range(len(self.layers) - 1, 0, -1):
-            weight, bias = block.sums[i][0].mT, block.sums[i][1].mT
-            lacking = block.lacking[i]
-            if lacking is not None:
-                weight, bias = weight * lacking, bias * lacking
-            into_weight, into_bias = block.grads[i]
-            if act.shift != 0.0:
-                torch.add(act.shift * bias, weight, alpha=act.scale, out=into_weight)
-            else:
-                into_weight.copy_(weight)
-            into_bias.copy_(bias)
-        into = block.grads[0][0]
-        if block.lacking[0] is not None:
-            torch.mul(block.sums[0][0], block.lacking[0], out=into)
-        else:
-            into.copy_(block.sums[0][0])
 
 
 class _Plan:
@@ -255,16 +232,32 @@ class _Plan:
         self.folded = act.scale != 1.0 or act.shift != 0.0 or act.input_scale != 1.0
         self.prepared: list[tuple[Tensor, Tensor]] = []
         for w, b in zip(weights[1:], biases[1:], strict=True):
-            if self.folded:
-                w, b = torch.empty_like(w), torch.empty_like(b)
-            self.prepared.append((w.mT, b.mT))
+            self.prepared.append((torch.empty_like(w), torch.empty_like(b)) if self.folded else (w, b))
+        # Sums over rows: the first layer's (chains, fan_in + 1, fan_out), else transposed, with
+        # the bias apart.
+        first = self.layers[0]
+        joint = like.new_empty((n_chains, first.fan_in + 1, first.fan_out))
+        self.sums: list[tuple[Tensor, Tensor]] = [(joint, joint)]
+        for layer in self.layers[1:]:
+            weight = like.new_empty((n_chains, layer.fan_out, layer.fan_in))
+            self.sums.append((weight, like.new_empty((n_chains, layer.fan_out, 1))))
+        self.sums_transposed = [(weight.mT, bias.mT) for weight, bias in self.sums]
+        self.grads = [self._views(self.grad, layer) for layer in self.layers]
+        self.grad_joint = self.grad[:, first.joint].view(joint.shape)
         self.down: list[Tensor | None] = [None] * (last + 1)
         self.lacking: list[Tensor | None] = [None] * (last + 1)
         for i in range(last, 0, -1):
-            full = torch.empty_like(weights[i])  # (chains, fan_in, fan_out)
+            slope = act.scale * (act.input_scale if i > 1 else 1.0)
+            if slope == 1.0 and self.lacking[i] is None:
+                full = weights[i]
+            elif self.folded and slope == act.scale * self.inner[i] and self.lacking[i] is None:
+                full = self.prepared[i - 1][0]
+            else:
+                full = torch.empty_like(weights[i])  # (chains, fan_in, fan_out)
             self.down[i] = full
             if self.layers[i].fan_out == 1:
                 self.lacking[i - 1] = full.mT
+        self.shifts = [like.new_full((n_chains, 1, la.fan_in), act.shift) for la in self.layers[1:]]
 
         width = max(layer.fan_out for layer in self.layers)
         limit = BLOCK_ELEMENTS.get(like.device.type, BLOCK_ELEMENTS["cuda"])
@@ -293,9 +286,8 @@ class _Plan:
         if self.folded:
             for i, (into_weight, into_bias) in enumerate(self.prepared, start=1):
                 w, inner = self.weights[i], self.inner[i]
-                torch.mul(w, act.scale * inner, out=into_weight.mT)
-                total = w.sum(1, keepdim=True)
-                torch.add(self.biases[i], total, alpha=act.shift, out=into_bias.mT)
+                torch.mul(w, act.scale * inner, out=into_weight)
+                torch.baddbmm(self.biases[i], self.shifts[i - 1], w, out=into_bias)
                 if inner != 1.0:
                     into_bias *= inner
         if not backward:
@@ -303,23 +295,47 @@ class _Plan:
         for i in range(len(self.layers) - 1, 0, -1):
             # to the first layer only up to its scaled pre-activation: the inputs carry the rest
             slope = act.scale * (act.input_scale if i > 1 else 1.0)
-            down = self.down[i]
+            down, lacking = self.down[i], self.lacking[i]
+            if down is self.weights[i] or (self.folded and down is self.prepared[i - 1][0]):
+                continue
             torch.mul(self.weights[i], slope, out=down)
-            if self.lacking[i] is not None:
-                down *= self.lacking[i]
+            if lacking is not None:
+                down *= lacking
+
+    def collect(self) -> None:
+        """Turn the sums over rows into the gradient; all this is of the size of the weights."""
+        act = self.act
+        for i in range(len(self.layers) - 1, 0, -1):
+            weight, bias = self.sums_transposed[i]
+            lacking = self.lacking[i]
+            if lacking is not None:
+                weight, bias = weight * lacking, bias * lacking
+            into_weight, into_bias = self.grads[i]
+            into_bias.copy_(bias)
+            if act.shift != 0.0:
+                torch.add(act.shift * bias, weight, alpha=act.scale, out=into_weight)
+            else:
+                into_weight.copy_(weight)
+        if self.lacking[0] is not None:
+            torch.mul(self.sums[0][0], self.lacking[0], out=self.grad_joint)
+        else:
+            self.grad_joint.copy_(self.sums[0][0])
 
 
 class _Memory:
-    """Activations and sums of one block, shared by all blocks so that they stay in the cache."""
+    """Activations of one block, shared by all blocks so that they stay in the cache."""
 
     def __init__(self, layers: list[Layer], keeps_input: bool, like: Tensor) -> None:
         self.layers, self.keeps_input, self.like = layers, keeps_input, like
         self._flat: dict[str, Tensor] = {}
         self._activations: dict[tuple[int, int], tuple] = {}
-        self._sums: dict[int, list] = {}
+        self._ones: dict[tuple[int, int], Tensor] = {}
 
-    def activations(self, n_chains: int, n: int) -> tuple[list[Tensor], list[Tensor], list]:
-        """Pre-activations, activations and derivatives, (chains, units, n) for every layer."""
+    def activations(self, n_chains: int, n: int) -> tuple[list[Tensor], ...]:
+        """Pre-activations, activations, the same transposed, and derivatives, for every layer.
+
+        Each is (chains, units, n), the third (chains, n, units).
+        """
         key = (n_chains, n)
         if key not in self._activations:
             sizes = [(n_chains, layer.fan_out, n) for layer in self.layers]
@@ -328,22 +344,15 @@ class _Memory:
             if self.keeps_input:
                 post = [self._take(f"post{i}", size) for i, size in enumerate(sizes)]
             below = [self._take(f"below{i % 2}", size) for i, size in enumerate(sizes)]
-            self._activations[key] = (pre, post, below)
+            self._activations[key] = (pre, post, [h.mT for h in post], below)
         return self._activations[key]
 
-    def sums(self, n_chains: int) -> list[tuple[Tensor, Tensor]]:
-        """Sums over rows: the first layer's (chains, fan_in + 1, fan_out), else transposed."""
-        if n_chains not in self._sums:
-            out = []
-            for i, layer in enumerate(self.layers):
-                if i == 0:
-                    joint = self.like.new_empty((n_chains, layer.fan_in + 1, layer.fan_out))
-                    out.append((joint, joint))
-                else:
-                    weight = self.like.new_empty((n_chains, layer.fan_out, layer.fan_in))
-                    out.append((weight, self.like.new_empty((n_chains, layer.fan_out, 1))))
-            self._sums[n_chains] = out
-        return self._sums[n_chains]
+    def ones(self, n_chains: int, n: int) -> Tensor:
+        """Ones (chains, n, 1): a sum over rows as a matrix product."""
+        key = (n_chains, n)
+        if key not in self._ones:
+            self._ones[key] = self.like.new_ones(1, n, 1).expand(n_chains, -1, -1)
+        return self._ones[key]
 
     def _take(self, name: str, shape: tuple[int, int, int]) -> Tensor:
         size = shape[0] * shape[1] * shape[2]
@@ -363,14 +372,12 @@ class _Block:
         first = plan.layers[0]
         shape = (-1, first.fan_in + 1, first.fan_out)
         self.joint = plan.theta[chains, first.joint].view(shape).mT  # (chains, units, inputs + 1)
-        self.prepared = [(w[chains], b[chains]) for w, b in plan.prepared]
+        self.prepared = [(w[chains].mT, b[chains].mT) for w, b in plan.prepared]
         self.down = [None if d is None else d[chains] for d in plan.down]
-        self.lacking = [None if f is None else f[chains] for f in plan.lacking]
-        self.sums = memory.sums(self.n_chains)
-        self.grads = [
-            tuple(part[chains] for part in plan._views(plan.grad, layer)) for layer in plan.layers
-        ]
-        self.grads[0] = (plan.grad[chains, first.joint].view(shape),)
+        self.sums = [(weight[chains], bias[chains]) for weight, bias in plan.sums]
 
-    def activations(self, n: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def activations(self, n: int) -> tuple[list[Tensor], ...]:
         return self._memory.activations(self.n_chains, n)
+
+    def ones(self, delta: Tensor) -> Tensor:
+        return self._memory.ones(self.n_chains, delta.shape[2])

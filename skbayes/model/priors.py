@@ -224,8 +224,18 @@ class BoundPrior:
         """Turn a gradient by the weights into gradients by ``net`` and ``hyper``."""
         return grad, None
 
-    def log_prob_and_grad(self, net: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log density (n_chains,) in float64 and its gradients by ``net`` and ``hyper``."""
+    def log_prob_and_grad(
+        self,
+        net: Tensor,
+        hyper: Tensor,
+        plus: Tensor | None = None,
+        with_value: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log density (n_chains,) in float64 and its gradients by ``net`` and ``hyper``.
+
+        ``plus``, the gradient of the likelihood by ``net``, is added to the first of these. With
+        ``with_value=False`` the value may be anything.
+        """
         raise NotImplementedError("abstract")
 
     def sample(self, streams, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -252,14 +262,20 @@ class BoundNormal(BoundPrior):
     def __init__(self, network, scales):
         super().__init__(network, scales)
         self._constant = -float(np.log(scales).sum()) - 0.5 * LOG_2PI * len(scales)
+        self._shared = float(scales[0]) ** -2.0 if np.all(scales == scales[0]) else None
 
-    def log_prob_and_grad(self, net, hyper):
-        precision = self._vector("precision", self.scales**-2.0, net)
-        square = net.double()
-        square *= square
-        exact = self._vector("precision", self.scales**-2.0, net, torch.float64)
-        value = -0.5 * (square @ exact) + self._constant
-        return value, net * -precision, hyper
+    def log_prob_and_grad(self, net, hyper, plus=None, with_value=True):
+        if self._shared is not None and not with_value:
+            return hyper, _plus(plus, net, -self._shared), hyper
+        exact = net.double()
+        if self._shared is not None:
+            value = torch.linalg.vecdot(exact, exact).mul_(-0.5 * self._shared)
+            grad = _plus(plus, net, -self._shared)
+        else:
+            precision = self._vector("precision", -0.5 * self.scales**-2.0, net, torch.float64)
+            value = torch.mv(exact * exact, precision)
+            grad = _plus(plus, net * self._vector("grad", -(self.scales**-2.0), net))
+        return value.add_(self._constant), grad, hyper
 
     def sample(self, streams, dtype, device):
         z = streams.normal(len(self.scales), dtype=dtype, device=device)
@@ -269,11 +285,11 @@ class BoundNormal(BoundPrior):
 class BoundLaplace(BoundPrior):
     """See `LaplacePrior`."""
 
-    def log_prob_and_grad(self, net, hyper):
+    def log_prob_and_grad(self, net, hyper, plus=None, with_value=True):
         rate = self._vector("rate", 1.0 / self.scales, net)
         exact = self._vector("rate", 1.0 / self.scales, net, torch.float64)
         value = -(net.double().abs() @ exact) - float(np.log(2.0 * self.scales).sum())
-        return value, -net.sign() * rate, hyper
+        return value, _plus(plus, net.sign() * rate, -1.0), hyper
 
     def sample(self, streams, dtype, device):
         u = streams.uniform(len(self.scales), dtype=torch.float64, device=device) - 0.5
@@ -291,13 +307,13 @@ class BoundStudentT(BoundPrior):
         one = math.lgamma(0.5 * (df + 1)) - math.lgamma(0.5 * df) - 0.5 * math.log(df * math.pi)
         self._constant = one * len(scales) - float(np.log(scales).sum())
 
-    def log_prob_and_grad(self, net, hyper):
+    def log_prob_and_grad(self, net, hyper, plus=None, with_value=True):
         inverse = self._vector("inverse", 1.0 / self.scales, net)
         exact = self._vector("inverse", 1.0 / self.scales, net, torch.float64)
         square = (net.double() * exact) ** 2
         value = -0.5 * (self.df + 1) * torch.log1p(square / self.df).sum(1) + self._constant
         z = net * inverse
-        return value, -(self.df + 1) * z * inverse / (self.df + z * z), hyper
+        return value, _plus(plus, z * inverse / (self.df + z * z), -(self.df + 1)), hyper
 
     def sample(self, streams, dtype, device):
         z = streams.normal(len(self.scales), dtype=dtype, device=device)
@@ -342,11 +358,16 @@ class BoundHierarchical(BoundPrior):
         sums = [by_scale[:, start:stop].sum(1) for start, stop in self._spans]
         return grad, self.spread * torch.stack(sums, 1)
 
-    def log_prob_and_grad(self, net, hyper):
+    def log_prob_and_grad(self, net, hyper, plus=None, with_value=True):
         value = -0.5 * (net.double() ** 2).sum(1) - 0.5 * (hyper.double() ** 2).sum(1)
         value -= 0.5 * LOG_2PI * (net.shape[1] + hyper.shape[1])
-        return value, -net, -hyper
+        return value, _plus(plus, net, -1.0), -hyper
 
     def sample(self, streams, dtype, device):
         net = streams.normal(len(self.scales), dtype=dtype, device=device)
         return net, streams.normal(self.n_hyper, dtype=dtype, device=device)
+
+
+def _plus(first: Tensor | None, second: Tensor, alpha: float = 1.0) -> Tensor:
+    """``first + alpha * second`` in one pass."""
+    return second * alpha if first is None else torch.add(first, second, alpha=alpha)
