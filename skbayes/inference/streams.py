@@ -28,9 +28,7 @@ class Streams:
         Number of the first chain (others count from it).
     """
 
-    def __init__(
-        self, seed: int, n_chains: int, key: Sequence[int] = (), first: int = 0
-    ) -> None:
+    def __init__(self, seed: int, n_chains: int, key: Sequence[int] = (), first: int = 0) -> None:
         self.seed, self.n_chains, self.key, self.first = seed, n_chains, tuple(key), first
         self.generators = [
             np.random.Generator(

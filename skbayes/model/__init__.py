@@ -2,7 +2,7 @@
 
 from skbayes.model.inputs import Inputs
 from skbayes.model.likelihoods import Bernoulli, Categorical, Likelihood, Normal
-from skbayes.model.log_posterior import LogPosterior
+from skbayes.model.log_posterior import Layout, LogPosterior
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import (
     HierarchicalPrior,
@@ -18,6 +18,7 @@ __all__ = [
     "HierarchicalPrior",
     "Inputs",
     "LaplacePrior",
+    "Layout",
     "Likelihood",
     "LogPosterior",
     "MLPNetwork",

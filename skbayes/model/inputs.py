@@ -94,9 +94,7 @@ class Inputs:
             out.view(-1, self.n).copy_(product.T)  # (chains * units, n)
             out += self.scale * joint[:, :, -1:]
 
-    def add_outer(
-        self, delta: Tensor, chains: slice, rows: slice, out: Tensor, beta: int
-    ) -> None:
+    def add_outer(self, delta: Tensor, chains: slice, rows: slice, out: Tensor, beta: int) -> None:
         """``out = beta * out + [X, 1].T @ delta.T``.
 
         ``delta`` is (chains, units, rows), ``out`` (chains, n_features + 1, units).

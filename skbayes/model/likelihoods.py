@@ -285,6 +285,38 @@ class Normal(Likelihood):
             )
         return self._cache[key]
 
+    def sample_params(self, statistic: Tensor, n: Tensor | float, uniform: Tensor) -> Tensor:
+        """Draw the learned noise given the residuals, from its exact conditional density.
+
+        Parameters
+        ----------
+        statistic : Tensor of shape (n_chains, n_outputs)
+            Sums of squared residuals, as `statistic` gives them.
+        n : Tensor or float
+            Sum of the rows' weights.
+        uniform : Tensor of shape (n_chains, n_outputs), float64
+            Uniform numbers, which the inverse distribution function is taken of.
+
+        Returns
+        -------
+        Tensor of shape (n_chains, n_outputs), float64
+            Raw parameters.
+        """
+        grid = torch.linspace(-12.0, 12.0, 4801, dtype=torch.float64, device=statistic.device)
+        sigma = (self.floor + softplus(grid + self.raw_shift))[None, None] * self._scale(
+            statistic, torch.float64
+        ).view(1, -1, 1)
+        if isinstance(n, Tensor):
+            n = n[:, None, None]
+        log_prob = -0.5 * statistic[:, :, None] * sigma**-2 - n * sigma.log()
+        log_prob -= 0.5 * (grid / self.prior_scale) ** 2
+        mass = torch.softmax(log_prob, 2)
+        cdf = mass.cumsum(2) - 0.5 * mass  # at the grid's points, by the trapezoidal rule
+        right = torch.searchsorted(cdf, uniform[:, :, None]).clamp(1, len(grid) - 1)
+        low, high = cdf.gather(2, right - 1), cdf.gather(2, right)
+        part = ((uniform[:, :, None] - low) / (high - low).clamp_min(1e-300)).clamp(0.0, 1.0)
+        return (grid[right - 1] + part * (grid[1] - grid[0]))[:, :, 0]
+
     def mean_and_std(self, outputs: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and noise of every row, both (n_chains, n_outputs, n)."""
         mean = outputs[:, : self.n_outputs]

@@ -134,11 +134,27 @@ class LogPosterior:
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
         """Sum of the weighted log likelihood (n_chains,) in float64, without the prior."""
-        net, params, hyper = self.layout.split(theta)
+        params = self.layout.split(theta)[1]
+        value = self.likelihood.finish(self.statistic(theta), params, self._total)
+        return self._factor * value
+
+    def statistic(self, theta: Tensor) -> Tensor:
+        """The likelihood's statistic summed over all rows, (n_chains, k) in float64."""
+        net, _, hyper = self.layout.split(theta)
         outputs = self.network.forward(self.prior.weights(net, hyper), self.inputs)
         weight = None if self.weight is None else self.weight[:, None]
-        statistic = self.likelihood.statistic(outputs, self.y, weight)
-        return self._factor * self.likelihood.finish(statistic, params, self._total)
+        return self.likelihood.statistic(outputs, self.y, weight)
+
+    def sample_params(self, theta: Tensor, streams) -> Tensor:
+        """Theta with the likelihood's own parameters drawn anew, given all the rest.
+
+        Only for normal noise that is learned: see `Normal.sample_params`.
+        """
+        uniform = streams.uniform(self.likelihood.n_params, device=self.device)
+        raw = self.likelihood.sample_params(self.statistic(theta), self._total, uniform)
+        out = theta.clone()
+        self.layout.split(out)[1].copy_(raw)
+        return out
 
     def grad(self, theta: Tensor) -> Tensor:
         """Gradient (n_chains, n_params) of the log posterior, a little cheaper than with value."""
@@ -328,6 +344,8 @@ def _take(values: Tensor, index: np.ndarray) -> Tensor:
     if values.shape[0] == 1:
         return values[0][..., flat].movedim(-2, 0).contiguous()
     chains = torch.arange(values.shape[0], device=values.device)[:, None]
-    return values.movedim(1, -1)[chains, flat].movedim(-1, 1) if values.dim() == 3 else values[
-        chains, flat
-    ]
+    return (
+        values.movedim(1, -1)[chains, flat].movedim(-1, 1)
+        if values.dim() == 3
+        else values[chains, flat]
+    )

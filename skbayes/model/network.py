@@ -232,7 +232,9 @@ class _Plan:
         self.folded = act.scale != 1.0 or act.shift != 0.0 or act.input_scale != 1.0
         self.prepared: list[tuple[Tensor, Tensor]] = []
         for w, b in zip(weights[1:], biases[1:], strict=True):
-            self.prepared.append((torch.empty_like(w), torch.empty_like(b)) if self.folded else (w, b))
+            self.prepared.append(
+                (torch.empty_like(w), torch.empty_like(b)) if self.folded else (w, b)
+            )
         # Sums over rows: the first layer's (chains, fan_in + 1, fan_out), else transposed, with
         # the bias apart.
         first = self.layers[0]
@@ -269,9 +271,7 @@ class _Plan:
         per_block = max(1, limit // max(1, width * n_rows))
         starts = range(0, n_chains, per_block)
         memory = _Memory(self.layers, act.keeps_input, like)
-        self.blocks = [
-            _Block(self, slice(a, min(a + per_block, n_chains)), memory) for a in starts
-        ]
+        self.blocks = [_Block(self, slice(a, min(a + per_block, n_chains)), memory) for a in starts]
         self.whole = len(self.blocks) == 1 and len(self.row_slices) == 1
 
     @staticmethod

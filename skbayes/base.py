@@ -1,0 +1,310 @@
+"""What all supervised estimators share: data in, inference, draws out."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skbayes.diagnostics import diagnose, warnings_for
+from skbayes.inference import Streams
+from skbayes.model import Inputs, Layout, LogPosterior
+from skbayes.model.priors import NormalPrior, Prior
+from skbayes.progress import ProgressBar
+from skbayes.validation import (
+    Standardizer,
+    check_choice,
+    check_sample_weight,
+    draw_seed,
+    resolve_device,
+    resolve_dtype,
+    resolve_method,
+    resolve_prior,
+)
+
+DEFAULT_METHOD = "anchored"
+"""What ``method="auto"`` takes."""
+
+MEMORY = 1 << 26
+"""Bytes that predictions of one chunk of rows may take, times a small factor."""
+
+DIAGNOSTIC_ROWS = 512
+
+
+def default_prior() -> Prior:
+    """The prior that ``prior=None`` stands for, see doc/benchmarks.md for how it was chosen."""
+    return NormalPrior(scale=1.0, fan_in=True)
+
+
+class BayesianEstimator(BaseEstimator):
+    """Base of the supervised estimators: `fit`, and what is the same for all predictions.
+
+    Subclasses provide ``_make_network``, ``_encode_y`` and ``_make_likelihood``.
+    """
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(self, X, y, sample_weight=None):
+        """Infer the posterior over the weights.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the rows. A row of weight 2 counts as two equal rows: in the likelihood, in
+            the standardiser, and in how much is known.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are not allowed; the message names what is.
+        """
+        method = resolve_method(self.method, DEFAULT_METHOD)
+        prior = resolve_prior(self.prior, default_prior())
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        check_choice("standardize", self.standardize, (True, False, "X", "y"))
+        self._check_model()
+        again = self.warm_start and hasattr(self, "posterior_")
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            multi_output=True,
+            reset=not again,
+        )
+        weight = check_sample_weight(sample_weight, X.shape[0])
+        targets, weight = self._encode_y(y, weight, again)
+        if not again:
+            self._scaler = Standardizer(self.standardize in (True, "X")).fit(X, weight)
+        inside = self._scaler.transform(X)
+        check_finite(inside)
+        if again:
+            network, likelihood = self._layout.network, self._layout.likelihood
+            bound = self._layout.prior
+        else:
+            network = self._make_network(X.shape[1])
+            likelihood = self._make_likelihood(targets, weight)
+            bound = prior.build(network, mean_squared_norm(inside, weight))
+        target = LogPosterior(
+            network,
+            likelihood,
+            bound,
+            Inputs(inside, dtype=dtype, device=device, scale=network.input_scale),
+            torch.as_tensor(targets[None], dtype=dtype, device=device),
+            None if weight is None else torch.as_tensor(weight[None], dtype=dtype, device=device),
+        )
+        theta0 = None
+        if again:
+            theta0 = self._warm_theta(method, dtype, device)
+        self._layout = target.layout
+        seed = draw_seed(self.random_state)
+        streams = Streams(seed, method.chain_count())
+        bar = ProgressBar(self.verbose, type(self).__name__)
+        try:
+            with torch.no_grad():
+                posterior = method.run(target, theta0, streams, bar)
+        finally:
+            bar.close()
+        self.posterior_ = posterior
+        self._store(posterior, inside, seed)
+        for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def _warm_theta(self, method, dtype, device):
+        """Where the last fit stopped, as starting points of this one."""
+        last = self.posterior_.last_state
+        n = method.chain_count()
+        if last.shape[0] != n:
+            raise ValueError(
+                f"warm_start=True goes on from {last.shape[0]} chains or members, but method now "
+                f"asks for {n}; keep their number, or fit a clone."
+            )
+        return torch.as_tensor(last, dtype=dtype, device=device)
+
+    def _store(self, posterior, inside, seed: int) -> None:
+        """Set the fitted attributes that follow from the posterior."""
+        curve = posterior.loss_curve
+        if curve is not None:
+            # members stop at different times, so the mean is over those still training
+            some = ~np.all(np.isnan(curve), 0)
+            self.loss_curve_ = np.nanmean(curve[:, some], 0)
+            self.n_iter_ = int(curve.shape[1])
+        else:
+            self.n_iter_ = int(posterior.n_draws)
+        n = inside.shape[0]
+        rows = np.arange(n)
+        if n > DIAGNOSTIC_ROWS:
+            rows = np.sort(np.random.default_rng(seed).choice(n, DIAGNOSTIC_ROWS, replace=False))
+        self.diagnostics_: dict[str, float] = {}
+        if not posterior.independent and posterior.n_draws >= 4:
+            parts = [
+                self._diagnostic_values(outputs, theta).reshape(len(theta), -1)
+                for theta, outputs in posterior.functions(self._forward, inside[rows])
+            ]
+            values = np.concatenate(parts)
+            shape = (posterior.n_chains, posterior.n_draws, -1)
+            self.diagnostics_ = diagnose(posterior, values.reshape(shape))
+
+    # ------------------------------------------------------------- prediction
+
+    def _forward(self, theta: np.ndarray, inside) -> np.ndarray:
+        """Outputs (draws, n_outputs, n) in float64 for theta and standardised rows."""
+        layout = self._layout
+        device = self._prediction_device()
+        flat = torch.as_tensor(theta, dtype=torch.float64, device=device)
+        net, _, hyper = layout.split(flat)
+        scale = layout.network.input_scale
+        inputs = Inputs(inside, dtype=torch.float64, device=device, scale=scale)
+        with torch.no_grad():
+            weights = layout.prior.weights(net, hyper)
+            return layout.network.forward(weights, inputs).cpu().numpy()
+
+    def _prediction_device(self) -> torch.device:
+        if self.device != "cpu" and not torch.cuda.is_available():
+            if self.device == "cuda":
+                warnings.warn(
+                    "device='cuda', but torch finds no CUDA device: predicting on the CPU.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            return torch.device("cpu")
+        return resolve_device(self.device)
+
+    def _check_X(self, X):
+        check_is_fitted(self, "posterior_")
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+        )
+
+    def _chunks(self, X, n_draws: int | None = None, per_output: int = 1):
+        """Rows of X in chunks of bounded memory: slices, theta, outputs of all draws.
+
+        Yields ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
+        """
+        X = self._check_X(X)
+        theta = self.posterior_.thinned(n_draws)
+        width = 8 * len(theta) * self._layout.network.n_outputs * per_output
+        size = max(16, MEMORY // width)
+        for start in range(0, X.shape[0], size):
+            rows = slice(start, min(start + size, X.shape[0]))
+            inside = self._scaler.transform(X[rows])
+            check_finite(inside)
+            yield rows, theta, self._forward(theta, inside)
+
+    def sample_posterior(self, n_samples=1, random_state=None):
+        """Draw weights from the posterior.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of draws; up to the number that `fit` made they do not repeat.
+        random_state : int, RandomState instance or None, default=None
+            Chooses among the draws.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_params)
+            Unconstrained theta; ``posterior_.unflatten`` names its parts.
+        """
+        check_is_fitted(self, "posterior_")
+        n_samples = check_count("n_samples", n_samples)
+        return self.posterior_.sample(n_samples, np.random.default_rng(draw_seed(random_state)))
+
+    def _prior_theta(self, X, n_samples: int, random_state):
+        """Draws from the prior, and the rows as the network sees them."""
+        n_samples = check_count("n_samples", n_samples)
+        streams = Streams(draw_seed(random_state), n_samples)
+        if hasattr(self, "posterior_"):
+            X = self._check_X(X)
+            layout, inside = self._layout, self._scaler.transform(X)
+        else:
+            self._check_model()
+            X = validate_data_only(X)
+            network = self._make_network(X.shape[1], fitted=False)
+            likelihood = self._make_likelihood(None, None)
+            scaler = Standardizer(self.standardize in (True, "X")).fit(X)
+            inside = scaler.transform(X)
+            prior = resolve_prior(self.prior, default_prior())
+            bound = prior.build(network, mean_squared_norm(inside, None))
+            layout = Layout(network, likelihood, bound)
+        kw = {"dtype": torch.float64, "device": torch.device("cpu")}
+        net, hyper = layout.prior.sample(streams, **kw)
+        params = layout.likelihood.sample_prior(streams, **kw)
+        theta = torch.cat([net, params, hyper], 1)
+        scale = layout.network.input_scale
+        with torch.no_grad():
+            outputs = layout.network.forward(
+                layout.prior.weights(net, hyper), Inputs(inside, scale=scale, **kw)
+            )
+        return layout, theta.numpy(), outputs.numpy()
+
+    def _check_model(self) -> None:
+        """Check the parameters of the model."""
+        raise NotImplementedError("abstract")
+
+    def _make_network(self, n_features: int, fitted: bool = True) -> Any:
+        raise NotImplementedError("abstract")
+
+    def _encode_y(self, y, weight, again: bool):
+        raise NotImplementedError("abstract")
+
+    def _make_likelihood(self, targets, weight) -> Any:
+        raise NotImplementedError("abstract")
+
+    def _diagnostic_values(self, outputs: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        raise NotImplementedError("abstract")
+
+
+def mean_squared_norm(X, weight: np.ndarray | None) -> float:
+    """Weighted mean of the rows' squared norms."""
+    square = X.multiply(X).sum(1) if sp.issparse(X) else np.einsum("ij,ij->i", X, X)
+    return float(np.average(np.asarray(square).ravel(), weights=weight))
+
+
+def check_finite(inside) -> None:
+    """Raise where scaling has left the range of floats."""
+    values = inside.data if sp.issparse(inside) else inside
+    if not np.isfinite(values).all():
+        raise ValueError("X has values so large that standardising them overflows; rescale X.")
+
+
+def check_count(name: str, value) -> int:
+    """Raise unless ``value`` is an integer of at least one."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= 1.")
+    return int(value)
+
+
+def validate_data_only(X):
+    """Check X where there is no fitted estimator to compare it with."""
+    return check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32])
+
+
+def random_generator(random_state) -> np.random.Generator:
+    """A numpy generator from what scikit-learn calls random_state."""
+    if random_state is None:
+        return np.random.default_rng()
+    return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))

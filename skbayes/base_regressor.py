@@ -1,0 +1,281 @@
+"""What regressors share, whatever the network."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import column_or_1d
+
+from skbayes.base import BayesianEstimator, check_count, random_generator
+from skbayes.model import Normal
+from skbayes.predictive import Uncertainty, mixture_quantiles, variance_parts
+from skbayes.validation import Standardizer, check_noise
+
+
+class BayesianRegressor(RegressorMixin, BayesianEstimator):
+    """Base of the regressors: one or several outputs with normal noise."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    # ---------------------------------------------------------------- fitting
+
+    def _encode_y(self, y, weight, again):
+        y = np.asarray(y)
+        if y.dtype.kind not in "fiub":
+            y = y.astype(np.float64)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        columns = y.astype(np.float64).reshape(len(y), -1)
+        if again and columns.shape[1] != self._n_targets:
+            raise ValueError(
+                f"warm_start=True: y has {columns.shape[1]} outputs, the first fit had "
+                f"{self._n_targets}."
+            )
+        if not again:
+            self._single = y.ndim == 1
+            self._n_targets = columns.shape[1]
+            self._y_scaler = Standardizer(self.standardize in (True, "y")).fit(columns, weight)
+            check_noise(self.noise, self._n_targets, self._y_scaler.scale)
+        return self._y_scaler.transform(columns).T, weight  # (n_targets, n)
+
+    def _make_likelihood(self, targets, weight):
+        if targets is None:  # before any fit: standardised units
+            return Normal(1, check_noise(self.noise, 1, np.ones(1)), np.ones(1))
+        spread = np.ones(self._n_targets)
+        if not self._y_scaler.active:
+            spread = Standardizer(True).fit(targets.T, weight).scale
+        noise = check_noise(self.noise, self._n_targets, self._y_scaler.scale)
+        return Normal(self._n_targets, noise, spread)
+
+    def _n_network_outputs(self, fitted: bool) -> int:
+        n = self._n_targets if fitted else 1
+        return 2 * n if isinstance(self.noise, str) and self.noise == "heteroscedastic" else n
+
+    @property
+    def noise_std_(self):
+        """Posterior mean of the noise's standard deviation in the units of y.
+
+        A number, or an array (n_outputs,); only where it is one for all rows.
+        """
+        likelihood = self._layout.likelihood
+        if likelihood.heteroscedastic:
+            raise AttributeError("noise_std_ is not one number where noise='heteroscedastic'.")
+        if likelihood.learned:
+            std = self.posterior_.unflatten()["noise_std"].mean((0, 1))
+        else:
+            std = likelihood.noise
+        std = std * self._y_scaler.scale
+        return float(std[0]) if self._single else std
+
+    # ------------------------------------------------------------- prediction
+
+    def predict(self, X, return_std=False):
+        """Mean of the posterior predictive, and its standard deviation.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+        return_std : bool, default=False
+            Whether to return the total standard deviation (noise and weights) too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            In the units of y.
+        std : ndarray of the same shape
+            Only with ``return_std=True``; in the units of y.
+        """
+        means, stds = [], []
+        for _, theta, outputs in self._chunks(X):
+            mean, std = self._moments(outputs, theta)
+            means.append(mean.mean(0))
+            if return_std:
+                stds.append(np.sqrt(variance_parts(mean, std).total))
+        mean = self._squeeze(np.concatenate(means))
+        return (mean, self._squeeze(np.concatenate(stds))) if return_std else mean
+
+    def predict_interval(self, X, coverage=0.9):
+        """Central interval of the posterior predictive mixture.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+        coverage : float, default=0.9
+            Probability inside, in (0, 1); each tail holds half of the rest.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2) or (n_samples, n_outputs, 2)
+            Lower and upper ends, in the units of y.
+        """
+        if not isinstance(coverage, (int, float)) or not 0 < coverage < 1:
+            raise ValueError(
+                f"coverage={coverage!r} is not allowed; it must be a number in (0, 1)."
+            )
+        return self.predict_quantiles(X, [(1 - coverage) / 2, (1 + coverage) / 2])
+
+    def predict_quantiles(self, X, quantiles):
+        """Quantiles of the posterior predictive mixture (not of a normal fitted to it).
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+        quantiles : array-like of shape (n_quantiles,)
+            Probabilities in (0, 1).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_quantiles) or (n_samples, n_outputs, n_quantiles)
+            In the units of y.
+        """
+        q = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        if q.ndim != 1 or not ((q > 0) & (q < 1)).all():
+            raise ValueError(f"quantiles={quantiles!r} is not allowed; they must lie in (0, 1).")
+        parts = []
+        for _, theta, outputs in self._chunks(X, per_output=6):
+            mean, std = self._moments(outputs, theta)
+            flat = mixture_quantiles(mean.reshape(len(mean), -1), std.reshape(len(std), -1), q)
+            parts.append(flat.reshape(*mean.shape[1:], len(q)))
+        out = np.concatenate(parts)
+        return out[:, 0] if self._single else out
+
+    def predict_uncertainty(self, X):
+        """Total, aleatoric and epistemic variance.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        Uncertainty
+            Named tuple of arrays (n_samples,) or (n_samples, n_outputs), in the squared units of
+            y: their sum, the mean noise variance, and the variance of the draws' means.
+        """
+        parts = [
+            variance_parts(*self._moments(outputs, theta))
+            for _, theta, outputs in self._chunks(X, per_output=2)
+        ]
+        return Uncertainty(
+            *(self._squeeze(np.concatenate(part)) for part in zip(*parts, strict=True))
+        )
+
+    def log_predictive_density(self, X, y):
+        """Log density of targets under the posterior predictive, in the units of y.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Log of the average over draws of the joint density of all outputs.
+        """
+        y = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+        parts = []
+        for rows, theta, outputs in self._chunks(X, per_output=3):
+            mean, std = self._moments(outputs, theta)
+            z = (y[rows] - mean) / std
+            joint = (-0.5 * z * z - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(2)
+            parts.append(logsumexp(joint, axis=0) - np.log(len(theta)))
+        return np.concatenate(parts)
+
+    def predict_draws(self, X, n_draws=None):
+        """Each draw's own prediction, the same weights for every row.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+        n_draws : int, optional
+            At most that many draws, evenly spread over chains; default all.
+
+        Returns
+        -------
+        mean, std : ndarray of shape (n_draws, n_samples) or (n_draws, n_samples, n_outputs)
+            Means and noise standard deviations, in the units of y.
+        """
+        if n_draws is not None:
+            n_draws = check_count("n_draws", n_draws)
+        parts = [self._moments(out, theta) for _, theta, out in self._chunks(X, n_draws)]
+        mean, std = (np.concatenate(part, 1) for part in zip(*parts, strict=True))
+        return (mean[..., 0], std[..., 0]) if self._single else (mean, std)
+
+    def sample_y(self, X, n_samples=1, random_state=None):
+        """Draw targets from the posterior predictive, with the same weights across rows.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+        n_samples : int, default=1
+            Draws.
+        random_state : int, RandomState instance or None, default=None
+            Seed.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_samples) or (n_rows, n_outputs, n_samples)
+            Targets in the units of y.
+        """
+        rng = random_generator(random_state)
+        X = self._check_X(X)
+        n_samples = check_count("n_samples", n_samples)
+        out = []
+        for theta in self.posterior_.sample(n_samples, rng):
+            outputs = self._forward(theta[None], self._scaler.transform(X))
+            mean, std = self._moments(outputs, theta[None])
+            out.append(mean[0] + std[0] * rng.standard_normal(mean[0].shape))
+        drawn = np.stack(out, -1)
+        return drawn[:, 0] if self._single else drawn
+
+    def sample_prior(self, X, n_samples=1, random_state=None):
+        """Functions (means, without noise) drawn from the prior.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows. Before `fit` they are standardised by their own moments.
+        n_samples : int, default=1
+            Functions.
+        random_state : int, RandomState instance or None, default=None
+            Seed.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_rows) or (n_samples, n_rows, n_outputs)
+            In the units of y; before `fit` in standardised units.
+        """
+        layout, theta, outputs = self._prior_theta(X, n_samples, random_state)
+        if hasattr(self, "posterior_"):
+            mean = self._moments(outputs, theta)[0]
+            return mean[..., 0] if self._single else mean
+        return outputs[:, 0]
+
+    def _moments(self, outputs: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and noise (draws, n, n_outputs) in the units of y."""
+        layout = self._layout
+        params = torch.as_tensor(np.asarray(layout.split(theta)[1], dtype=np.float64))
+        mean, std = layout.likelihood.mean_and_std(torch.as_tensor(outputs), params)
+        scale, centre = self._y_scaler.scale, self._y_scaler.mean
+        mean, std = (np.moveaxis(part.numpy(), 1, 2) for part in (mean, std))
+        return mean * scale + centre, std * scale
+
+    def _squeeze(self, values: np.ndarray) -> np.ndarray:
+        return values[:, 0] if self._single else values
+
+    def _diagnostic_values(self, outputs, theta):
+        return outputs[:, : self._n_targets]

@@ -1,0 +1,117 @@
+"""What Markov chains tune while they warm up: step sizes and masses."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class DualAveraging:
+    r"""Step sizes that reach a mean acceptance, one per chain.
+
+    Hoffman and Gelman (2014), section 3.2.1, equation 6:
+
+    .. math:: \log \epsilon_{t+1} = \mu - \frac{\sqrt t}{\gamma (t + t_0)}
+              \sum_{i \le t} (\delta - \alpha_i), \qquad
+              \log \bar\epsilon_{t+1} = t^{-\kappa} \log \epsilon_{t+1}
+              + (1 - t^{-\kappa}) \log \bar\epsilon_t
+
+    with mu = log(10 epsilon_1), gamma = 0.05, t_0 = 10, kappa = 0.75.
+
+    Parameters
+    ----------
+    step_size : ndarray of shape (n_chains,)
+        Where to start.
+    target : float
+        The acceptance delta.
+    """
+
+    def __init__(self, step_size: np.ndarray, target: float) -> None:
+        self.target = target
+        self.restart(step_size)
+
+    def restart(self, step_size: np.ndarray) -> None:
+        """Forget the past, as after a change of the masses."""
+        self.mu = np.log(10.0 * step_size)
+        self.log_mean = np.log(step_size)
+        self.error = np.zeros_like(step_size)
+        self.t = 0
+        self.step_size = np.array(step_size)
+
+    def update(self, acceptance: np.ndarray) -> None:
+        """Take in the acceptance probabilities of one iteration, (n_chains,)."""
+        self.t += 1
+        weight = 1.0 / (self.t + 10.0)
+        self.error = (1.0 - weight) * self.error + weight * (self.target - acceptance)
+        log_step = self.mu - np.sqrt(self.t) / 0.05 * self.error
+        share = self.t**-0.75
+        self.log_mean = share * log_step + (1.0 - share) * self.log_mean
+        self.step_size = np.exp(log_step)
+
+    def finish(self) -> np.ndarray:
+        """The averaged step sizes, to be kept from here on."""
+        self.step_size = np.exp(self.log_mean)
+        return self.step_size
+
+
+class RunningVariance:
+    """Variance of every parameter within chains, pooled over them (Welford's recursion).
+
+    Chains may sit in different modes, so that what lies between them is left out.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all draws."""
+        self.count = 0
+        self.mean: Tensor | None = None
+        self.square: Tensor | None = None
+
+    def add(self, theta: Tensor) -> None:
+        """Take in one draw of every chain, (n_chains, n_params)."""
+        x = theta.double()
+        self.count += 1
+        if self.mean is None or self.square is None:
+            self.mean, self.square = x.clone(), torch.zeros_like(x)
+            return
+        delta = x - self.mean
+        self.mean += delta / self.count
+        self.square += delta * (x - self.mean)
+
+    def variance(self) -> Tensor:
+        """Shrunken variance (n_params,), as Stan does it: towards 1e-3 while draws are few."""
+        assert self.square is not None
+        pooled = self.square.mean(0) / max(1, self.count - 1)
+        n = self.count * self.square.shape[0]
+        return n / (n + 5.0) * pooled + 1e-3 * 5.0 / (n + 5.0)
+
+
+def windows(n_warmup: int) -> tuple[int, list[int], int]:
+    """Stan's schedule: when the masses are estimated and replaced.
+
+    Returns
+    -------
+    first : int
+        Iterations before draws are collected.
+    ends : list of int
+        Iterations after which the masses are replaced; windows double in length.
+    last : int
+        Iterations at the end that only tune the step sizes.
+    """
+    if n_warmup < 20:
+        return n_warmup, [], 0
+    first, last, base = 75, 50, 25
+    if first + last + base > n_warmup:
+        first, last = int(0.15 * n_warmup), int(0.1 * n_warmup)
+        base = n_warmup - first - last
+    ends, start = [], first
+    while start < n_warmup - last:
+        stop = start + base
+        if stop + 2 * base > n_warmup - last:
+            stop = n_warmup - last  # the last window takes what is left
+        ends.append(stop)
+        start, base = stop, 2 * base
+    return first, ends, last

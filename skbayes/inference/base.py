@@ -1,0 +1,125 @@
+"""What every inference method has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from skbayes.inference.streams import Streams
+from skbayes.posterior import Posterior
+
+# Called as on_step(done, total, text) after each step of a method.
+OnStep = Callable[[int, int, str], None]
+
+
+class Method(BaseEstimator):
+    """An inference method: hyper-parameters, and `run`.
+
+    A method knows only theta, gradients, and the parts of the log posterior that it names in
+    ``needs``. It writes nothing on itself; what it adapted goes into the `Posterior`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Parts of the log posterior used beyond value and gradient, such as ``perturbed``."""
+
+    can_stream: ClassVar[bool] = False
+    """Whether the method can go on with new data (``partial_fit``)."""
+
+    is_point: ClassVar[bool] = False
+    """Whether the answer is a single point, without uncertainty of the weights."""
+
+    def chain_count(self) -> int:
+        """Number of chains, members or points that `run` works on at once."""
+        raise NotImplementedError("abstract")
+
+    def run(
+        self,
+        log_posterior,
+        theta0: Tensor | None,
+        streams: Streams,
+        on_step: OnStep | None = None,
+    ) -> Posterior:
+        """Draw from the posterior.
+
+        Parameters
+        ----------
+        log_posterior : LogPosterior
+            The target.
+        theta0 : Tensor of shape (n_chains, n_params) or None
+            Where to start; None lets the method choose.
+        streams : Streams
+            One random stream per chain.
+        on_step : callable, optional
+            ``on_step(done, total, text)``, called after each step.
+
+        Returns
+        -------
+        Posterior
+        """
+        raise NotImplementedError("abstract")
+
+    def check(self) -> None:
+        """Raise a ValueError that names the parameter, its value and what is allowed."""
+        raise NotImplementedError("abstract")
+
+    def _require(self, *names: str, kind=Integral, low=1, high=None, or_in=()) -> None:
+        """Check that parameters are numbers of a kind within [low, high], or one of ``or_in``."""
+        for name in names:
+            value = getattr(self, name)
+            if any(
+                value is other or (isinstance(other, str) and value == other) for other in or_in
+            ):
+                continue
+            good = isinstance(value, kind) and not isinstance(value, bool | np.bool_)
+            if good and np.isfinite(value) and value >= low and (high is None or value <= high):
+                continue
+            what = "an integer" if kind is Integral else "a finite number"
+            span = f">= {low}" if high is None else f"between {low} and {high}"
+            extra = "".join(f", or {other!r}" for other in or_in)
+            raise ValueError(
+                f"{type(self).__name__}: {name}={value!r} is not allowed; "
+                f"it must be {what} {span}{extra}."
+            )
+
+    def _positive(self, *names: str, or_in=()) -> None:
+        self._require(*names, kind=Real, low=np.nextafter(0, 1), or_in=or_in)
+
+    def _choice(self, name: str, allowed: tuple) -> None:
+        value = getattr(self, name)
+        if not any(
+            value is other or (isinstance(value, str) and value == other) for other in allowed
+        ):
+            raise ValueError(
+                f"{type(self).__name__}: {name}={value!r} is not allowed; "
+                f"allowed are {', '.join(map(repr, allowed))}."
+            )
+
+
+def to_numpy(theta: Tensor) -> np.ndarray:
+    """Copy a tensor to a numpy array of its own."""
+    return theta.detach().cpu().numpy().copy()
+
+
+def points(
+    theta: Tensor,
+    log_posterior,
+    loss_curve: np.ndarray | None = None,
+    messages: list[str] | None = None,
+) -> Posterior:
+    """A posterior of one draw per chain, from an optimiser."""
+    with torch.no_grad():
+        log_prob = to_numpy(log_posterior(theta))
+    return Posterior(
+        to_numpy(theta)[:, None],
+        log_posterior.layout,
+        stats={"log_prob": log_prob[:, None]},
+        loss_curve=loss_curve,
+        independent=True,
+        messages=messages,
+    )

@@ -1,0 +1,142 @@
+"""Deep ensembles: several networks, each trained from its own start, with early stopping."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from skbayes.inference.base import Method, points
+from skbayes.inference.optimizers import batches, first_order
+
+
+class Ensemble(Method):
+    r"""Deep ensemble, Lakshminarayanan, Pritzel and Blundell (2017).
+
+    Every member climbs the log posterior from its own random start on its own shuffled
+    minibatches, and stops when its own held-out rows no longer gain. The predictive distribution
+    is the equal mixture of the members (their section 2.4). All members train at once as one
+    batch; a member that has stopped leaves it.
+
+    The paper trains on all rows without early stopping and adds adversarial examples; here every
+    member holds out rows of its own instead.
+
+    Parameters
+    ----------
+    n_members : int, default=10
+        Networks.
+    solver : {"adam", "sgd"}, default="adam"
+        Optimiser.
+    learning_rate : float, default=0.003
+        Step on the mean loss per row.
+    momentum : float, default=0.9
+        Of SGD.
+    batch_size : int or None, default=None
+        Rows per step; None is 200, or all where there are fewer.
+    max_epochs : int, default=500
+        Largest number of passes over the data.
+    validation_fraction : float, default=0.1
+        Share of the rows that each member holds out; 0 trains on all rows for ``max_epochs``.
+    n_iter_no_change : int, default=20
+        A member stops when its held-out log likelihood has not risen by ``tol`` for that many
+        epochs; the best weights are kept.
+    tol : float, default=1e-4
+        See above, per row.
+    """
+
+    def __init__(
+        self,
+        n_members=10,
+        solver="adam",
+        learning_rate=0.003,
+        momentum=0.9,
+        batch_size=None,
+        max_epochs=500,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-4,
+    ):
+        self.n_members = n_members
+        self.solver = solver
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+
+    def chain_count(self):
+        """Number of members."""
+        return self.n_members
+
+    def check(self):
+        """Check the parameters, see `Method.check`."""
+        self._choice("solver", ("adam", "sgd"))
+        self._require("n_members", "max_epochs", "n_iter_no_change")
+        self._require("batch_size", or_in=(None,))
+        self._positive("learning_rate")
+        self._require("momentum", "validation_fraction", kind=(int, float), low=0, high=0.999)
+        self._require("tol", kind=(int, float), low=0)
+
+    def run(self, log_posterior, theta0, streams, on_step=None):
+        """Train all members, see `Method.run`."""
+        theta = log_posterior.initial(streams) if theta0 is None else theta0.clone()
+        n = log_posterior.n
+        n_held = int(np.ceil(self.validation_fraction * n)) if self.validation_fraction else 0
+        n_held = n_held if n - n_held >= 1 else 0
+        order = streams.permutation(n)
+        held, rows = order[:, :n_held], order[:, n_held:]
+        n_rows = n - n_held
+        batch_size = min(200, n_rows) if self.batch_size is None else min(self.batch_size, n_rows)
+
+        best, best_score = theta.clone(), np.full(len(theta), -np.inf)
+        hurdle = best_score.copy()  # what a member must pass for its patience to start anew
+        patience = np.zeros(len(theta), dtype=int)
+        losses = np.full((len(theta), self.max_epochs), np.nan)
+        active = np.arange(len(theta))  # members still training, in the order of theta's rows
+        optimiser = first_order(self.solver, theta, self.momentum)
+        check = log_posterior.rows(held) if n_held else None
+        chosen = streams
+        try:
+            for epoch in range(self.max_epochs):
+                loss = torch.zeros(len(active), dtype=torch.float64, device=theta.device)
+                for index in batches(chosen, rows[active], batch_size):
+                    value, grad = log_posterior.minibatch(index).value_and_grad(theta)
+                    optimiser.step(theta, grad.mul_(-1.0 / n), self.learning_rate)
+                    loss -= value * (index.shape[1] / n_rows)
+                losses[active, epoch] = loss.cpu().numpy() / n
+                if check is None:
+                    best[active] = theta
+                else:
+                    score = check.log_likelihood(theta).cpu().numpy() / n_held
+                    gain = score > hurdle[active] + self.tol
+                    patience[active] = np.where(gain, 0, patience[active] + 1)
+                    hurdle[active[gain]] = score[gain]
+                    better = score > best_score[active]
+                    best_score[active[better]] = score[better]
+                    best[active[better]] = theta[torch.as_tensor(better, device=theta.device)]
+                if on_step is not None:
+                    on_step(epoch + 1, self.max_epochs, f"{len(active)} members training")
+                stays = patience[active] < self.n_iter_no_change
+                if not stays.any():
+                    break
+                if not stays.all():
+                    active = active[stays]
+                    keep = torch.as_tensor(stays, device=theta.device)
+                    theta = theta[keep]
+                    optimiser.keep(keep)
+                    chosen = streams.select(active)
+                    check = log_posterior.rows(held[active])
+        except KeyboardInterrupt:
+            message = (
+                f"Training was interrupted in epoch {epoch + 1}; the members stay as they are."
+            )
+            return points(best, log_posterior, losses[:, : epoch + 1], [message])
+        messages = []
+        if n_held and (patience < self.n_iter_no_change).any():
+            late = int((patience < self.n_iter_no_change).sum())
+            messages.append(
+                f"{late} of {self.n_members} members were still gaining after {self.max_epochs} "
+                "epochs; raise max_epochs or learning_rate."
+            )
+        return points(best, log_posterior, losses[:, : epoch + 1], messages)

@@ -1,0 +1,230 @@
+"""Optimisers for many chains at once: momentum SGD, Adam and L-BFGS.
+
+All of them minimise the negative log posterior divided by the number of rows, so that learning
+rates mean the same whatever the size of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.inference.base import OnStep
+from skbayes.inference.streams import Streams
+
+
+class SGD:
+    r"""Stochastic gradient descent with momentum.
+
+    .. math:: m \leftarrow \mu m - \eta g, \qquad \theta \leftarrow \theta + m
+
+    Polyak (1964); Sutskever et al. (2013), equations 1 and 2.
+    """
+
+    def __init__(self, theta: Tensor, momentum: float = 0.9) -> None:
+        self.momentum = momentum
+        self.velocity = torch.zeros_like(theta)
+
+    def step(self, theta: Tensor, grad: Tensor, rate: float) -> None:
+        """Move theta in place, down the gradient."""
+        self.velocity.mul_(self.momentum).sub_(grad, alpha=rate)
+        theta.add_(self.velocity)
+
+    def keep(self, chains: Tensor) -> None:
+        """Go on with some of the chains only."""
+        self.velocity = self.velocity[chains]
+
+
+class Adam:
+    r"""Adam, Kingma and Ba (2015), algorithm 1.
+
+    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+              v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+              \theta \leftarrow \theta - \eta \hat m / (\sqrt{\hat v} + \epsilon)
+
+    with hats for m / (1 - beta_1^t) and v / (1 - beta_2^t).
+    """
+
+    def __init__(
+        self, theta: Tensor, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        self.beta1, self.beta2, self.epsilon, self.t = beta1, beta2, epsilon, 0
+        self.m, self.v = torch.zeros_like(theta), torch.zeros_like(theta)
+
+    def step(self, theta: Tensor, grad: Tensor, rate: float) -> None:
+        """Move theta in place, down the gradient."""
+        self.t += 1
+        self.m.lerp_(grad, 1 - self.beta1)
+        self.v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        root = 1 - self.beta2**self.t
+        size = rate / (1 - self.beta1**self.t)
+        denominator = (self.v / root).sqrt_().add_(self.epsilon)
+        theta.addcdiv_(self.m, denominator, value=-size)
+
+    def keep(self, chains: Tensor) -> None:
+        """Go on with some of the chains only."""
+        self.m, self.v = self.m[chains], self.v[chains]
+
+
+def first_order(name: str, theta: Tensor, momentum: float) -> SGD | Adam:
+    """Make the optimiser with the given name, "sgd" or "adam"."""
+    return SGD(theta, momentum) if name == "sgd" else Adam(theta)
+
+
+def batches(streams: Streams, rows: np.ndarray | int, batch_size: int):
+    """One epoch of minibatches, shuffled for each chain: index (n_chains, batch).
+
+    ``rows`` is the number of rows, or the rows of each chain, (n_chains, n).
+    """
+    n = rows if isinstance(rows, int) else rows.shape[1]
+    order = streams.permutation(n)
+    if not isinstance(rows, int):
+        order = np.take_along_axis(rows, order, 1)
+    for start in range(0, n, batch_size):
+        yield order[:, start : start + batch_size]
+
+
+def descend(
+    log_posterior,
+    theta: Tensor,
+    streams: Streams,
+    *,
+    solver: str,
+    learning_rate: float,
+    momentum: float,
+    batch_size: int,
+    max_epochs: int,
+    on_step: OnStep | None = None,
+    text: str = "optimise",
+) -> tuple[Tensor, np.ndarray]:
+    """Run momentum SGD or Adam for a number of epochs, the rate falling as a half cosine.
+
+    Loshchilov and Hutter (2017), equation 5, with one cycle.
+
+    Returns
+    -------
+    theta : Tensor of shape (n_chains, n_params)
+    losses : ndarray of shape (n_chains, max_epochs)
+        Mean over the epoch's batches of the negative log posterior per row.
+    """
+    theta = theta.clone()
+    optimiser = first_order(solver, theta, momentum)
+    n = log_posterior.n
+    full = batch_size >= n
+    per_epoch = 1 if full else math.ceil(n / batch_size)
+    total, t = per_epoch * max_epochs, 0
+    losses = []
+    for epoch in range(max_epochs):
+        loss = torch.zeros(theta.shape[0], dtype=torch.float64, device=theta.device)
+        for index in [None] if full else batches(streams, n, batch_size):
+            target = log_posterior if index is None else log_posterior.minibatch(index)
+            value, grad = target.value_and_grad(theta)
+            rate = 0.5 * learning_rate * (1 + math.cos(math.pi * t / total))
+            optimiser.step(theta, grad.mul_(-1.0 / n), rate)
+            loss -= value
+            t += 1
+        losses.append(loss.cpu().numpy() / (per_epoch * n))
+        if on_step is not None:
+            on_step(epoch + 1, max_epochs, f"{text}, loss {np.mean(losses[-1]):.4g}")
+    return theta, np.stack(losses, 1)
+
+
+def lbfgs(
+    log_posterior,
+    theta: Tensor,
+    *,
+    max_iter: int,
+    tol: float = 1e-6,
+    memory: int = 20,
+    on_step: OnStep | None = None,
+    text: str = "optimise",
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Limited-memory BFGS for every chain, all evaluated together.
+
+    Nocedal and Wright (2006), algorithms 7.4 and 7.5, with backtracking to the Armijo condition;
+    pairs without positive curvature are left out. A chain is done when the largest entry of its
+    gradient per row is below ``tol``, or when no step lowers its loss any more.
+
+    Returns
+    -------
+    theta : Tensor of shape (n_chains, n_params)
+    losses : ndarray of shape (n_chains, n_iter)
+    converged : ndarray of bool, shape (n_chains,)
+    """
+    n = log_posterior.n
+
+    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
+        value, grad = log_posterior.value_and_grad(x)
+        return -value / n, grad.double().mul_(-1.0 / n)
+
+    x = theta.double()
+    dtype = theta.dtype
+    loss, grad = evaluate(x.to(dtype))
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    losses = [loss.cpu().numpy()]
+    done = grad.abs().amax(1) <= tol
+    stalled = torch.zeros_like(done)
+    for iteration in range(max_iter):
+        if bool((done | stalled).all()):
+            break
+        direction = _two_loop(grad, pairs)
+        slope = (direction * grad).sum(1)
+        bad = ~(slope < 0)
+        direction[bad], slope[bad] = -grad[bad], -(grad[bad] ** 2).sum(1)
+        step = torch.ones_like(loss)
+        if not pairs:
+            step = (1.0 / grad.norm(dim=1).clamp_min(1.0)).to(step)
+        frozen = done | stalled
+        direction[frozen] = 0.0
+        new_x, new_loss, new_grad = x.clone(), loss.clone(), grad.clone()
+        pending = ~frozen
+        for _ in range(25):
+            # theta is rounded first, so that losses belong to the points that are kept
+            trial = (x + step[:, None] * direction).to(dtype)
+            trial_loss, trial_grad = evaluate(trial)
+            good = pending & (trial_loss <= loss + 1e-4 * step * slope)
+            new_x[good], new_loss[good] = trial[good].double(), trial_loss[good]
+            new_grad[good] = trial_grad[good]
+            pending &= ~good
+            if not bool(pending.any()):
+                break
+            # minimum of the parabola through both losses and the slope, kept within bounds
+            bend = 2.0 * (trial_loss - loss - step * slope)
+            best = -slope * step**2 / bend
+            best = torch.where(torch.isfinite(best), best, 0.1 * step)
+            step = torch.where(pending, best.clamp(0.1 * step, 0.5 * step), step)
+        stalled |= pending
+        s, y = new_x - x, new_grad - grad
+        curvature = (s * y).sum(1)
+        enough = curvature > 1e-10 * s.norm(dim=1) * y.norm(dim=1)
+        rho = torch.where(enough, 1.0 / curvature, torch.zeros_like(curvature))
+        pairs = [*pairs[-(memory - 1) :], (s, y, rho)]
+        x, loss, grad = new_x, new_loss, new_grad
+        done = grad.abs().amax(1) <= tol
+        losses.append(loss.cpu().numpy())
+        if on_step is not None:
+            on_step(iteration + 1, max_iter, f"{text}, loss {float(loss.mean()):.4g}")
+    return x.to(dtype), np.stack(losses, 1), (done | stalled).cpu().numpy()
+
+
+def _two_loop(grad: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The quasi-Newton direction, Nocedal and Wright (2006), algorithm 7.4."""
+    q = grad.clone()
+    alphas: list[Any] = []
+    for s, y, rho in reversed(pairs):
+        alpha = rho * (s * q).sum(1)
+        q -= alpha[:, None] * y
+        alphas.append(alpha)
+    scale = torch.ones_like(grad[:, 0])
+    for s, y, rho in pairs:  # the newest pair with curvature decides
+        good = rho > 0
+        scale = torch.where(good, (s * y).sum(1) / (y * y).sum(1).clamp_min(1e-300), scale)
+    q *= scale[:, None]
+    for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
+        beta = rho * (y * q).sum(1)
+        q += (alpha - beta)[:, None] * s
+    return -q

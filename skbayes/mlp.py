@@ -1,0 +1,235 @@
+"""Bayesian multilayer perceptrons for classification and regression."""
+
+from __future__ import annotations
+
+from skbayes.base import BayesianEstimator
+from skbayes.base_classifier import BayesianClassifier
+from skbayes.base_regressor import BayesianRegressor
+from skbayes.model import MLPNetwork
+from skbayes.validation import check_activation, check_hidden_layer_sizes
+
+
+class _MLPMixin:
+    """The network that both estimators share."""
+
+    def _check_model(self: BayesianEstimator) -> None:
+        check_hidden_layer_sizes(self.hidden_layer_sizes)
+        check_activation(self.activation)
+
+    def _make_network(self: BayesianEstimator, n_features: int, fitted: bool = True) -> MLPNetwork:
+        sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
+        return MLPNetwork(n_features, sizes, self._n_network_outputs(fitted), self.activation)
+
+
+class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
+    r"""Bayesian multilayer perceptron for classification.
+
+    The posterior over the weights,
+
+    .. math:: p(\theta \mid D) \propto p(\theta) \prod_i p(y_i \mid x_i, \theta),
+
+    is explored by ``method``, and predictions are averages over it,
+
+    .. math:: p(y \mid x, D) = \int p(y \mid x, \theta)\, p(\theta \mid D)\, d\theta
+              \approx \frac1S \sum_s p(y \mid x, \theta_s).
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(50,)
+        Units per hidden layer; ``()`` is Bayesian logistic regression.
+    activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="tanh"
+        Activation of the hidden layers.
+    method : str or Method, default="auto"
+        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``, ``"hmc"``, or an
+        object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
+        ``"auto"`` is ``"anchored"``.
+    prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
+        Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
+        ``NormalPrior(scale=1.0, fan_in=True)``.
+    standardize : {True, False, "X", "y"}, default=True
+        Whether the columns of X are brought to mean zero and deviation one (True, "X"); sparse X
+        is scaled only.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, as if there were more rows of them. Probabilities then refer to a
+        population weighted so.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        Where to compute.
+    dtype : {"float32", "float64"}, default="float32"
+        Float type of the inference; predictions are always in float64.
+    warm_start : bool, default=False
+        Whether `fit` goes on from where the last one stopped, with its scaling of X.
+    random_state : int, RandomState instance or None, default=None
+        Seed. The same seed gives the same draws.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    posterior_ : Posterior
+        The draws.
+    classes_ : ndarray of shape (n_classes,)
+        Labels (for multilabel y, the labels' numbers).
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names, where X had them.
+    n_iter_ : int
+        Epochs, or draws per chain.
+    loss_curve_ : ndarray of shape (n_iter_,)
+        Negative log posterior per row over the epochs, where the method is an optimiser.
+    diagnostics_ : dict
+        R-hat and effective sample sizes of the predictions, acceptance, divergences, see
+        `skbayes.diagnostics.diagnose`; empty where members are independent.
+
+    See Also
+    --------
+    BayesianMLPRegressor : The same for regression.
+
+    References
+    ----------
+    Neal (1996), Bayesian Learning for Neural Networks.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from skbayes import BayesianMLPClassifier
+    >>> X, y = make_moons(100, noise=0.2, random_state=0)
+    >>> clf = BayesianMLPClassifier((10,), random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:2]).shape
+    (2, 2)
+    >>> bool(clf.score(X, y) > 0.9)
+    True
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(50,),
+        activation="tanh",
+        *,
+        method="auto",
+        prior=None,
+        standardize=True,
+        class_weight=None,
+        device="cpu",
+        dtype="float32",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.method = method
+        self.prior = prior
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.device = device
+        self.dtype = dtype
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+
+class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
+    r"""Bayesian multilayer perceptron for regression.
+
+    As `BayesianMLPClassifier`, with normal noise,
+
+    .. math:: y \mid x, \theta \sim N(f_\theta(x), \sigma^2),
+
+    whose deviation is known, learned with the weights, or a second output of the network.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(50,)
+        Units per hidden layer; ``()`` is Bayesian linear regression.
+    activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="tanh"
+        Activation of the hidden layers.
+    method : str or Method, default="auto"
+        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``, ``"hmc"``, or an
+        object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
+        ``"auto"`` is ``"anchored"``.
+    prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
+        Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
+        ``NormalPrior(scale=1.0, fan_in=True)``.
+    noise : "learned", "heteroscedastic", float or array-like of shape (n_outputs,), \
+            default="learned"
+        Standard deviation of the noise: inferred with the weights, a function of x, or a number
+        in the units of y.
+    standardize : {True, False, "X", "y"}, default=True
+        Whether X and y are brought to mean zero and deviation one (True), neither (False), or one
+        of them. Predictions are in the units of y in every case.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        Where to compute.
+    dtype : {"float32", "float64"}, default="float32"
+        Float type of the inference; predictions are always in float64.
+    warm_start : bool, default=False
+        Whether `fit` goes on from where the last one stopped, with its scaling of X and y.
+    random_state : int, RandomState instance or None, default=None
+        Seed. The same seed gives the same draws.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    posterior_ : Posterior
+        The draws.
+    noise_std_ : float or ndarray of shape (n_outputs,)
+        Posterior mean of the noise's standard deviation in the units of y.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names, where X had them.
+    n_iter_ : int
+        Epochs, or draws per chain.
+    loss_curve_ : ndarray of shape (n_iter_,)
+        Negative log posterior per row over the epochs, where the method is an optimiser.
+    diagnostics_ : dict
+        R-hat and effective sample sizes of the predictions, acceptance, divergences, see
+        `skbayes.diagnostics.diagnose`; empty where members are independent.
+
+    See Also
+    --------
+    BayesianMLPClassifier : The same for classification.
+
+    References
+    ----------
+    Neal (1996), Bayesian Learning for Neural Networks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skbayes import BayesianMLPRegressor
+    >>> X = np.linspace(-2, 2, 60)[:, None]
+    >>> y = np.sin(2 * X[:, 0])
+    >>> reg = BayesianMLPRegressor((20,), noise=0.1, random_state=0).fit(X, y)
+    >>> mean, std = reg.predict([[0.0], [10.0]], return_std=True)
+    >>> bool(std[0] < std[1])  # less is known far from the data
+    True
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(50,),
+        activation="tanh",
+        *,
+        method="auto",
+        prior=None,
+        noise="learned",
+        standardize=True,
+        device="cpu",
+        dtype="float32",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.method = method
+        self.prior = prior
+        self.noise = noise
+        self.standardize = standardize
+        self.device = device
+        self.dtype = dtype
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose

@@ -1,0 +1,204 @@
+"""Checks of what users pass in, and the weighted standardiser."""
+
+from __future__ import annotations
+
+import numbers
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.utils import check_random_state
+
+from skbayes.inference import METHODS, Method
+from skbayes.model.activations import ACTIVATIONS
+from skbayes.model.priors import PRIORS, Prior
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def resolve_method(method, default: str) -> Method:
+    """Turn ``method=`` (a string or a method object) into a checked method object."""
+    if isinstance(method, str):
+        name = default if method == "auto" else method
+        if name not in METHODS:
+            raise ValueError(
+                f"method={method!r} is not known; allowed are 'auto', "
+                f"{', '.join(map(repr, METHODS))}, or an object from skbayes.inference."
+            )
+        return METHODS[name]()
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method={method!r} is not allowed; it must be a string or an object from "
+            "skbayes.inference, such as HMC(n_draws=1000) (an object, not its class)."
+        )
+    method.check()
+    return method
+
+
+def resolve_prior(prior, default: Prior) -> Prior:
+    """Turn ``prior=`` (None, a string or a prior object) into a prior object."""
+    if prior is None:
+        return default
+    if isinstance(prior, str):
+        if prior not in PRIORS:
+            raise ValueError(
+                f"prior={prior!r} is not known; allowed are None, {', '.join(map(repr, PRIORS))}, "
+                "or an object from skbayes.model.priors."
+            )
+        return PRIORS[prior]()
+    if not isinstance(prior, Prior):
+        raise ValueError(
+            f"prior={prior!r} is not allowed; it must be None, a string or an object from "
+            "skbayes.model.priors, such as NormalPrior(scale=0.5) (an object, not its class)."
+        )
+    return prior
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``device=`` into a torch device that exists."""
+    if device not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"device={device!r} is not allowed; allowed are 'cpu', 'cuda', 'auto'.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' was asked for, but torch finds no CUDA device.")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """Turn ``dtype=`` into a torch float type."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not allowed; allowed are 'float32', 'float64'.")
+    return DTYPES[dtype]
+
+
+def check_choice(name: str, value, allowed: tuple) -> None:
+    """Raise unless ``value`` is one of ``allowed``, by type and value (1 is not True)."""
+    if not any(type(value) is type(other) and value == other for other in allowed):
+        raise ValueError(
+            f"{name}={value!r} is not allowed; allowed are {', '.join(map(repr, allowed))}."
+        )
+
+
+def check_hidden_layer_sizes(sizes) -> tuple[int, ...]:
+    """Turn ``hidden_layer_sizes=`` (an integer or a sequence of them) into a tuple."""
+    entries = [sizes] if isinstance(sizes, numbers.Integral) else sizes
+    try:
+        out = tuple(entries)
+    except TypeError:
+        out = (None,)
+    if any(not isinstance(s, numbers.Integral) or isinstance(s, bool) or s < 1 for s in out):
+        raise ValueError(
+            f"hidden_layer_sizes={sizes!r} is not allowed; it must be a tuple of integers >= 1 "
+            "(empty for a linear model)."
+        )
+    return tuple(int(s) for s in out)
+
+
+def check_activation(activation) -> None:
+    """Raise unless the activation is known."""
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation={activation!r} is not known; allowed are "
+            f"{', '.join(map(repr, ACTIVATIONS))}."
+        )
+
+
+def check_noise(noise, n_outputs: int, y_scale: np.ndarray):
+    """Turn ``noise=`` into a string, or deviations in the units that the network sees."""
+    if isinstance(noise, str) and noise in ("learned", "heteroscedastic"):
+        return noise
+    try:
+        values = np.broadcast_to(np.asarray(noise, dtype=np.float64), (n_outputs,))
+    except (TypeError, ValueError):
+        values = np.array([np.nan])
+    if isinstance(noise, bool) or not np.isfinite(values).all() or (values <= 0).any():
+        raise ValueError(
+            f"noise={noise!r} is not allowed; it must be 'learned', 'heteroscedastic', or a "
+            "positive standard deviation in the units of y (one number, or one per output)."
+        )
+    return values / y_scale
+
+
+def check_sample_weight(sample_weight, n: int) -> np.ndarray | None:
+    """Weights as a float array (n,), None where there are none."""
+    if sample_weight is None:
+        return None
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.ndim == 0:
+        weight = np.full(n, float(weight))
+    if weight.ndim != 1:
+        raise ValueError(f"sample_weight must be 1-dimensional, but has shape {weight.shape}.")
+    if len(weight) != n:
+        raise ValueError(f"sample_weight has {len(weight)} entries, but X has {n} rows.")
+    if not np.isfinite(weight).all():
+        raise ValueError("sample_weight contains NaN or infinity.")
+    if (weight < 0).any():
+        raise ValueError("sample_weight contains negative weights; they must be >= 0.")
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every row; at least one must be positive.")
+    return weight
+
+
+def draw_seed(random_state) -> int:
+    """An integer seed from what scikit-learn calls random_state."""
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+class Standardizer:
+    """Weighted mean and deviation of every column, frozen once fitted.
+
+    Constant columns keep the scale one, so that they become zero and stay harmless. Sparse
+    columns are scaled and never centred.
+
+    Parameters
+    ----------
+    active : bool
+        False leaves everything as it is.
+    """
+
+    def __init__(self, active: bool) -> None:
+        self.active = active
+
+    def fit(self, X, weight: np.ndarray | None = None) -> Standardizer:
+        """Take the moments of the columns of X (n, d), dense or CSR."""
+        d = X.shape[1]
+        self.mean, self.scale = np.zeros(d), np.ones(d)
+        if not self.active:
+            return self
+        w = np.ones(X.shape[0]) if weight is None else weight
+        share = w / w.sum()
+        if sp.issparse(X):
+            mean = np.asarray(X.T @ share).ravel()
+            square = np.asarray(X.multiply(X).T @ share).ravel()
+            deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+            constant = deviation <= 1e-7 * np.sqrt(square)
+            self.scale = np.where(constant, 1.0, deviation)
+            return self
+        # columns are brought near one first, so that squares neither overflow nor vanish
+        top = np.abs(X).max(0).astype(np.float64)
+        top[top == 0] = 1.0
+        mean, square = np.zeros(d), np.zeros(d)
+        for rows in _chunks(X):
+            mean += share[rows] @ (X[rows] / top)
+        for rows in _chunks(X):
+            square += share[rows] @ (X[rows] / top - mean) ** 2
+        deviation = np.sqrt(square)
+        eps = np.finfo(np.float32 if X.dtype == np.float32 else np.float64).eps
+        constant = deviation <= 10 * eps * np.abs(mean)
+        self.mean = np.where(constant & (deviation > 0), X[0] / top, mean) * top
+        self.scale = np.where(constant, 1.0, deviation) * np.where(constant, 1.0, top)
+        return self
+
+    def transform(self, X):
+        """Bring X (n, d) to the scale of the fit, in float64; sparse stays sparse."""
+        if sp.issparse(X):
+            return sp.csr_matrix(X.multiply(1.0 / self.scale)) if self.active else sp.csr_matrix(X)
+        X = np.asarray(X, dtype=np.float64)
+        return (X - self.mean) / self.scale if self.active else X
+
+
+def _chunks(X, rows: int = 1 << 16):
+    """Slices of the rows of X, so that temporaries stay small."""
+    for start in range(0, X.shape[0], rows):
+        yield slice(start, start + rows)
