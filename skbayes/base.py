@@ -14,9 +14,9 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skbayes.diagnostics import diagnose, warnings_for
-from skbayes.inference import Streams
+from skbayes.inference import METHODS, Streams
 from skbayes.model import Inputs, Layout, LogPosterior
-from skbayes.model.priors import NormalPrior, Prior
+from skbayes.model.priors import PRIORS, NormalPrior, Prior
 from skbayes.progress import ProgressBar
 from skbayes.validation import (
     Standardizer,
@@ -53,6 +53,30 @@ class BayesianEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+    def set_params(self, **params):
+        """Set parameters, also those of method and prior objects, such as ``method__n_draws``.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not known, or belongs to a method or prior that is a string.
+        """
+        for key in params:
+            name, _, rest = key.partition("__")
+            if rest and name in ("method", "prior"):
+                _check_is_object(name, params.get(name, getattr(self, name)), key)
+        return super().set_params(**params)
 
     # ---------------------------------------------------------------- fitting
 
@@ -174,7 +198,8 @@ class BayesianEstimator(BaseEstimator):
         """Outputs (draws, n_outputs, n) in float64 for theta and standardised rows."""
         layout = self._layout
         device = self._prediction_device()
-        flat = torch.as_tensor(theta, dtype=torch.float64, device=device)
+        # a copy, since torch must not share a memory-mapped posterior
+        flat = torch.as_tensor(np.array(theta, dtype=np.float64), device=device)
         net, _, hyper = layout.split(flat)
         scale = layout.network.input_scale
         inputs = Inputs(inside, dtype=torch.float64, device=device, scale=scale)
@@ -276,6 +301,22 @@ class BayesianEstimator(BaseEstimator):
 
     def _diagnostic_values(self, outputs: np.ndarray, theta: np.ndarray) -> np.ndarray:
         raise NotImplementedError("abstract")
+
+
+def _check_is_object(name: str, value, key: str) -> None:
+    """Raise where ``key``, a parameter of a method or prior, would be set on a string or None."""
+    if value is not None and not isinstance(value, str):
+        return
+    if name == "method":
+        kind = METHODS.get(DEFAULT_METHOD if value == "auto" else value)
+    else:
+        kind = type(default_prior()) if value is None else PRIORS.get(value)
+    example = "" if kind is None else f", such as {kind.__name__}({key.partition('__')[2]}=...)"
+    what = "None" if value is None else "a string"
+    raise ValueError(
+        f"{key} cannot be set: {name}={value!r} is {what} and has no parameters; pass an "
+        f"object{example}."
+    )
 
 
 def mean_squared_norm(X, weight: np.ndarray | None) -> float:

@@ -12,6 +12,7 @@ from sklearn.utils.validation import column_or_1d
 from skbayes.base import BayesianEstimator, check_count, random_generator
 from skbayes.model import Bernoulli, Categorical
 from skbayes.predictive import Uncertainty, entropy_parts
+from skbayes.validation import check_targets
 
 
 class BayesianClassifier(ClassifierMixin, BayesianEstimator):
@@ -178,7 +179,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         ndarray of shape (n_samples,)
             For several labels the log of their joint probability, averaged over the draws.
         """
-        y = np.asarray(y)
+        n = self._check_X(X).shape[0]
+        y = check_targets(y, (n, len(self.classes_)) if self._multilabel else (n,))
         parts = []
         for rows, theta, outputs in self._chunks(X):
             log_proba = self._log_proba(outputs)

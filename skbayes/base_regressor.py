@@ -11,7 +11,7 @@ from sklearn.utils.validation import column_or_1d
 from skbayes.base import BayesianEstimator, check_count, random_generator
 from skbayes.model import Normal
 from skbayes.predictive import Uncertainty, mixture_quantiles, variance_parts
-from skbayes.validation import Standardizer, check_noise
+from skbayes.validation import Standardizer, check_noise, check_targets
 
 
 class BayesianRegressor(RegressorMixin, BayesianEstimator):
@@ -136,7 +136,10 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         ndarray of shape (n_samples, n_quantiles) or (n_samples, n_outputs, n_quantiles)
             In the units of y.
         """
-        q = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        try:
+            q = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        except (TypeError, ValueError):
+            q = np.array([np.nan])
         if q.ndim != 1 or not ((q > 0) & (q < 1)).all():
             raise ValueError(f"quantiles={quantiles!r} is not allowed; they must lie in (0, 1).")
         parts = []
@@ -184,7 +187,9 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         ndarray of shape (n_samples,)
             Log of the average over draws of the joint density of all outputs.
         """
-        y = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+        n = self._check_X(X).shape[0]
+        y = check_targets(y, (n,) if self._single else (n, self._n_targets))
+        y = y.astype(np.float64).reshape(n, -1)
         parts = []
         for rows, theta, outputs in self._chunks(X, per_output=3):
             mean, std = self._moments(outputs, theta)

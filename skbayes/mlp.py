@@ -71,11 +71,11 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         Labels (for multilabel y, the labels' numbers).
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names, where X had them.
     n_iter_ : int
         Epochs, or draws per chain.
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (`n_iter_`,)
         Negative log posterior per row over the epochs, where the method is an optimiser.
     diagnostics_ : dict
         R-hat and effective sample sizes of the predictions, acceptance, divergences, see
@@ -151,10 +151,9 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
         ``NormalPrior(scale=1.0, fan_in=True)``.
-    noise : "learned", "heteroscedastic", float or array-like of shape (n_outputs,), \
-            default="learned"
+    noise : {"learned", "heteroscedastic"}, float or array-like, default="learned"
         Standard deviation of the noise: inferred with the weights, a function of x, or a number
-        in the units of y.
+        (or one per output) in the units of y.
     standardize : {True, False, "X", "y"}, default=True
         Whether X and y are brought to mean zero and deviation one (True), neither (False), or one
         of them. Predictions are in the units of y in every case.
@@ -177,11 +176,11 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         Posterior mean of the noise's standard deviation in the units of y.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names, where X had them.
     n_iter_ : int
         Epochs, or draws per chain.
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (`n_iter_`,)
         Negative log posterior per row over the epochs, where the method is an optimiser.
     diagnostics_ : dict
         R-hat and effective sample sizes of the predictions, acceptance, divergences, see

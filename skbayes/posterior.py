@@ -81,7 +81,7 @@ class Posterior:
         Returns
         -------
         dict of str to ndarray
-            Each (n_chains, n_draws, *shape): ``layers.0.weight`` (fan_in, fan_out),
+            Each ``(n_chains, n_draws, *shape)``: ``layers.0.weight`` (fan_in, fan_out),
             ``layers.0.bias``, ..., then ``noise_std`` (in the units that the network sees) and
             ``prior_scale``, where the model has them.
         """

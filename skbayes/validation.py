@@ -124,7 +124,7 @@ def check_sample_weight(sample_weight, n: int) -> np.ndarray | None:
     """Weights as a float array (n,), None where there are none."""
     if sample_weight is None:
         return None
-    weight = np.asarray(sample_weight, dtype=np.float64)
+    weight = np.array(sample_weight, dtype=np.float64)  # a copy: torch wants to own it
     if weight.ndim == 0:
         weight = np.full(n, float(weight))
     if weight.ndim != 1:
@@ -138,6 +138,16 @@ def check_sample_weight(sample_weight, n: int) -> np.ndarray | None:
     if not weight.any():
         raise ValueError("sample_weight is zero for every row; at least one must be positive.")
     return weight
+
+
+def check_targets(y, shape: tuple[int, ...]) -> np.ndarray:
+    """Raise unless the targets ``y`` that rows are scored with have the given shape."""
+    y = np.asarray(y)
+    if len(shape) == 1 and y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.shape != shape:
+        raise ValueError(f"y has the shape {y.shape}, but with this X it must be {shape}.")
+    return y
 
 
 def draw_seed(random_state) -> int:
@@ -195,7 +205,8 @@ class Standardizer:
         if sp.issparse(X):
             return sp.csr_matrix(X.multiply(1.0 / self.scale)) if self.active else sp.csr_matrix(X)
         X = np.asarray(X, dtype=np.float64)
-        return (X - self.mean) / self.scale if self.active else X
+        with np.errstate(over="ignore"):  # whoever asked checks that the result is finite
+            return (X - self.mean) / self.scale if self.active else X
 
 
 def _chunks(X, rows: int = 1 << 16):

@@ -6,6 +6,13 @@ import numpy as np
 
 from skbayes.inference.base import Method, points
 from skbayes.inference.map import budget
+from skbayes.inference.noise import (
+    N_FOLDS,
+    folds,
+    log_prob_by_held_out,
+    log_prob_by_prior_functions,
+    sample_noise,
+)
 from skbayes.inference.optimizers import descend, lbfgs
 
 
@@ -27,8 +34,12 @@ class Anchored(Method):
 
     Where the likelihood is not normal with one noise for all rows, the rows are given independent
     exponential weights instead (the weighted likelihood bootstrap, Newton and Raftery, 1994).
-    Learned noise is drawn given each member's residuals, and the members are fitted anew with it,
-    until it settles: Gibbs sampling whose other half is the perturbed fit.
+    Learned noise is drawn for each member before it is fitted. At the mode of weights and noise
+    together the noise is too small, even zero once a network passes through all points; two
+    estimates that do not have this fault are pooled: the posterior of the noise under the normal
+    process that the prior's functions amount to, and its likelihood given the errors on rows that
+    the members of a first fit left out, with the weight n / (n + 50) in the logarithm
+    (`skbayes.inference.noise`). With fewer than eight members the first stands alone.
 
     Parameters
     ----------
@@ -41,11 +52,9 @@ class Anchored(Method):
     batch_size : int or None, default=None
         Rows per step of Adam; None is 256, or all rows up to 1,024 of them.
     max_epochs : int or None, default=None
-        Passes over the data in the last round (iterations of L-BFGS); None is as many as 3,000
-        steps of Adam take, at least 20, and 500 iterations of L-BFGS.
-    max_rounds : int, default=8
-        Rounds of fitting at most where the noise is learned. Rounds before the last take a third
-        of the epochs, and end when the noise has settled.
+        Passes over the data (iterations of L-BFGS); None is as many as 3,000 steps of Adam take,
+        at least 20, and 500 iterations of L-BFGS. The first fit that learned noise needs takes a
+        third of it.
     """
 
     needs = frozenset({"perturbed"})
@@ -57,14 +66,12 @@ class Anchored(Method):
         learning_rate=0.01,
         batch_size=None,
         max_epochs=None,
-        max_rounds=8,
     ):
         self.n_members = n_members
         self.solver = solver
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_epochs = max_epochs
-        self.max_rounds = max_rounds
 
     def chain_count(self):
         """Number of members."""
@@ -73,7 +80,7 @@ class Anchored(Method):
     def check(self):
         """Check the parameters, see `Method.check`."""
         self._choice("solver", ("auto", "adam", "lbfgs"))
-        self._require("n_members", "max_rounds")
+        self._require("n_members")
         self._require("batch_size", "max_epochs", or_in=(None,))
         self._positive("learning_rate")
 
@@ -81,54 +88,41 @@ class Anchored(Method):
         """Fit all members, see `Method.run`."""
         theta = log_posterior.initial(streams) if theta0 is None else theta0
         likelihood = log_posterior.likelihood
-        learned = getattr(likelihood, "learned", False)
-        losses = []
-        n_rounds = self.max_rounds if learned else 1
-        centre = None  # mean of the members' log noise
-        last = not learned
-        for number in range(n_rounds):
-            last = last or number == n_rounds - 1
-            noise = None
-            if learned:
-                raw = log_posterior.layout.split(theta)[1]
-                noise = likelihood.noise_std(raw, 1)
-            target = log_posterior.perturbed(streams, noise)
-            text = f"round {number + 1}" if learned else "fit"
-            theta, loss, converged = self._fit(target, theta, streams, last, on_step, text)
-            losses.append(loss)
-            if not learned:
-                break
-            theta = log_posterior.sample_params(theta, streams)
-            if last:
-                break
-            log_noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1).log()
-            now = log_noise.mean(0).cpu().numpy()
-            # the mean over members is known to a fraction of their spread
-            slack = 0.05 + log_noise.double().std(0, unbiased=False).cpu().numpy() / np.sqrt(
-                len(log_noise)
-            )
-            last = centre is not None and bool(np.all(np.abs(now - centre) < slack))
-            centre = now
+        noise = None
+        if getattr(likelihood, "learned", False):
+            by_prior = log_prob_by_prior_functions(log_posterior, streams)
+            theta = sample_noise(log_posterior, theta, by_prior, streams)
+            if self.n_members >= 2 * N_FOLDS:
+                # a first fit whose members leave rows out; fewer could not tell their own spread
+                held = folds(log_posterior.n, self.n_members, streams)
+                noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
+                target = log_posterior.perturbed(streams, noise).without(held)
+                theta, _, _ = self._fit(target, theta, streams, 3, on_step)
+                by_held = log_prob_by_held_out(log_posterior, theta, held)
+                share = log_posterior.n / (log_posterior.n + 50.0)
+                pooled = (1.0 - share) * by_prior + share * by_held
+                theta = sample_noise(log_posterior, theta, pooled, streams)
+            noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
+        target = log_posterior.perturbed(streams, noise)
+        theta, losses, converged = self._fit(target, theta, streams, 1, on_step)
         messages = []
         if not converged.all():
             messages.append(
                 f"{int((~converged).sum())} of {self.n_members} members stopped before their "
                 "gradient vanished; raise max_epochs, or standardise X."
             )
-        return points(theta, log_posterior, np.concatenate(losses, 1), messages)
+        return points(theta, log_posterior, losses, messages)
 
-    def _fit(self, target, theta, streams, last, on_step, text):
+    def _fit(self, target, theta, streams, part, on_step):
+        """Climb with a part (1 / part) of the epochs."""
         solver, n = self.solver, target.n
         if solver == "auto":
             solver = "lbfgs" if n <= 5000 and target.n_params <= 5000 else "adam"
         if solver == "lbfgs":
             max_iter = 500 if self.max_epochs is None else self.max_epochs
-            if not last:
-                max_iter = -(-max_iter // 3)
-            return lbfgs(target, theta, max_iter=max_iter, tol=1e-5, on_step=on_step, text=text)
+            max_iter = -(-max_iter // part)
+            return lbfgs(target, theta, max_iter=max_iter, tol=1e-7, gain=1e-3, on_step=on_step)
         batch_size, max_epochs = budget(n, self.batch_size, self.max_epochs, steps=3000)
-        if not last:
-            max_epochs = -(-max_epochs // 3)
         theta, losses = descend(
             target,
             theta,
@@ -137,8 +131,7 @@ class Anchored(Method):
             learning_rate=self.learning_rate,
             momentum=0.0,
             batch_size=batch_size,
-            max_epochs=max_epochs,
+            max_epochs=-(-max_epochs // part),
             on_step=on_step,
-            text=text,
         )
         return theta, losses, np.ones(len(theta), dtype=bool)

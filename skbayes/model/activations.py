@@ -1,14 +1,14 @@
 """Activations of the hand-written network: values and derivatives in place.
 
-Each activation is described by the function that is really computed, ``h = function(z)``, and by
-the affine map that makes the activation of it, ``a = scale * h + shift``, with ``z`` the
-pre-activation times ``input_scale``. The map costs nothing: the network folds it into its small
-weight matrices. Only ``tanh`` needs it: ``tanh(x) = 2 sigmoid(2 x) - 1``, and torch's vectorised
-``sigmoid`` is several times faster than its ``tanh``.
+``forward`` gets the pre-activation x times ``input_scale``. The factor costs nothing: the inputs
+and the small weight matrices carry it. Only ``tanh`` has one: ``tanh(x) = 1 - 2 / (1 + 2 ** z)``
+with ``z = 2 x / log(2)``, because torch's vectorised ``exp2`` is several times faster than its
+``tanh``, and faster than its ``exp`` and ``sigmoid``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,12 +27,13 @@ class Activation:
     name : str
         Name, as users give it.
     forward : callable
-        ``forward(z, out)`` writes ``h`` into ``out`` (which may be ``z``).
+        ``forward(z, out)`` writes the activation ``h`` of ``x = z / input_scale`` into ``out``
+        (which may be ``z``).
     backward : callable
-        ``backward(grad, saved, out)`` writes ``grad * dh/dz``; ``saved`` is ``h``, or ``z`` where
+        ``backward(grad, saved, out)`` writes ``grad * dh/dx``; ``saved`` is ``h``, or ``z`` where
         ``keeps_input`` is true. ``grad`` may be an expanded view, ``out`` may be ``saved``.
-    input_scale, scale, shift : float
-        The affine map around ``h``, see the module's text.
+    input_scale : float
+        Factor on the pre-activation, see the module's text.
     keeps_input : bool
         Whether the derivative is a function of ``z`` (the input) rather than of ``h``.
     """
@@ -41,14 +42,21 @@ class Activation:
     forward: Callable[[Tensor, Tensor], object]
     backward: Callable[[Tensor, Tensor, Tensor], object]
     input_scale: float = 1.0
-    scale: float = 1.0
-    shift: float = 0.0
     keeps_input: bool = False
 
 
 def _copy(z: Tensor, out: Tensor) -> None:
     if out is not z:
         out.copy_(z)
+
+
+_one = torch.ones(())  # on the CPU, with no axes: it goes with tensors of any type and device
+
+
+def _tanh(z: Tensor, out: Tensor) -> None:
+    torch.exp2(z, out=out)
+    out.add_(1.0).reciprocal_()
+    torch.add(_one, out, alpha=-2.0, out=out)
 
 
 def _copy_grad(grad: Tensor, saved: Tensor, out: Tensor) -> None:
@@ -64,11 +72,9 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "tanh": Activation(
         "tanh",
-        lambda z, out: torch.sigmoid(z, out=out),
-        lambda g, h, out: _aten.sigmoid_backward.grad_input(g, h, grad_input=out),
-        input_scale=2.0,
-        scale=2.0,
-        shift=-1.0,
+        _tanh,
+        lambda g, h, out: _aten.tanh_backward.grad_input(g, h, grad_input=out),
+        input_scale=2.0 / math.log(2.0),
     ),
     "silu": Activation(
         "silu",

@@ -102,6 +102,7 @@ class LogPosterior:
         self._anchor: Tensor | None = None  # (n_chains, n_params), see `perturbed`
         self._constants: tuple[Tensor, ...] | None = None  # of a likelihood without parameters
         self._weight_sum: Tensor | None = None
+        self._empty: Tensor | None = None  # (n_chains, 0), the parts that theta does not have
         self._frozen = False  # whether the likelihood's own parameters are held fixed
 
     @property
@@ -145,15 +146,12 @@ class LogPosterior:
         weight = None if self.weight is None else self.weight[:, None]
         return self.likelihood.statistic(outputs, self.y, weight)
 
-    def sample_params(self, theta: Tensor, streams) -> Tensor:
-        """Theta with the likelihood's own parameters drawn anew, given all the rest.
-
-        Only for normal noise that is learned: see `Normal.sample_params`.
-        """
-        uniform = streams.uniform(self.likelihood.n_params, device=self.device)
-        raw = self.likelihood.sample_params(self.statistic(theta), self._total, uniform)
-        out = theta.clone()
-        self.layout.split(out)[1].copy_(raw)
+    def without(self, held: np.ndarray) -> LogPosterior:
+        """The same posterior with some rows left out: ``held`` (n_chains, n) is true for them."""
+        out = copy.copy(self)
+        keep = torch.as_tensor(~held, dtype=self.dtype, device=self.device)
+        out.weight = keep if self.weight is None else self.weight * keep
+        out._weight_sum = out._constants = None
         return out
 
     def grad(self, theta: Tensor) -> Tensor:
@@ -167,7 +165,7 @@ class LogPosterior:
         return value, grad
 
     def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
-        net, params, hyper = self.layout.split(theta)
+        net, params, hyper = self._split(theta)
         likelihood, n = self.likelihood, self.inputs.n
         weight = None if self.weight is None else self.weight[:, None]
         prepared = self._constants
@@ -215,6 +213,14 @@ class LogPosterior:
         if by_hyper is not None:
             parts.append(prior_hyper + by_hyper)
         return value, torch.cat(parts, 1) if len(parts) > 1 else grad_net
+
+    def _split(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`Layout.split`, which makes the empty parts of a plain network's theta once only."""
+        if self.layout.n_network != self.layout.n_params:
+            return self.layout.split(theta)
+        if self._empty is None or self._empty.shape[0] != theta.shape[0]:
+            self._empty = theta.new_empty((theta.shape[0], 0))
+        return theta, self._empty, self._empty
 
     def _prior_terms(
         self, theta: Tensor, plus: Tensor | None = None

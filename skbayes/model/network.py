@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,7 +41,9 @@ class MLPNetwork:
     (fan_in, fan_out), then bias (fan_out,), layer by layer. So weight and bias are one matrix with
     the bias as its last row. Activations are kept feature-major, (n_chains, units, n): then every
     product of both passes runs at the speed of a matrix product, also where a layer has a single
-    output. There is no autograd graph; buffers and views are made once and used again.
+    output. There is no autograd graph. For each number of chains and rows, buffers and views are
+    made once and both passes become lists of calls with their arguments bound, because at small
+    sizes Python would otherwise cost as much as the arithmetic.
 
     Parameters
     ----------
@@ -129,14 +132,16 @@ class MLPNetwork:
     # ------------------------------------------------------------------ passes
 
     def forward(self, theta: Tensor, inputs: Inputs) -> Tensor:
-        """Outputs (n_chains, n_outputs, n) of every chain's network on every row."""
+        """Return the outputs (n_chains, n_outputs, n) of every chain's network on every row."""
         out = theta.new_empty((theta.shape[0], self.n_outputs, inputs.n))
         plan = self._plan(theta, inputs)
-        plan.load(theta, backward=False)
-        for block in plan.blocks:
-            for rows in plan.row_slices:
-                part = out if plan.whole else out[block.chains, :, rows]
-                part.copy_(self._forward_block(block, inputs, rows))
+        plan.theta.copy_(theta)
+        _run(plan.fold)
+        for block, rows, _ in plan.steps:
+            inputs.times(block.joint, block.chains, rows, block.product)
+            _run(block.forward)
+            part = out if plan.whole else out[block.chains, :, rows]
+            part.copy_(block.outputs)
         return out
 
     def vjp(
@@ -161,165 +166,140 @@ class MLPNetwork:
             A buffer that the next call with as many chains writes over.
         """
         plan = self._plan(theta, inputs)
-        plan.load(theta, backward=True)
-        for block in plan.blocks:
-            for i, rows in enumerate(plan.row_slices):
-                outputs = self._forward_block(block, inputs, rows)
-                delta = cotangent(outputs, block.chains, rows)
-                self._backward_block(block, inputs, rows, delta, first=i == 0)
-        plan.collect()
+        plan.theta.copy_(theta)
+        _run(plan.fold)
+        _run(plan.fold_backward)
+        for block, rows, beta in plan.steps:
+            chains, outputs = block.chains, block.outputs
+            inputs.times(block.joint, chains, rows, block.product)
+            _run(block.forward)
+            delta = cotangent(outputs, chains, rows)
+            if delta is not outputs:
+                outputs.copy_(delta)
+            _run(block.backward[beta])
+            inputs.add_outer(block.lowest, block.lowest_t, chains, rows, block.sums, beta)
+        _run(plan.collect)
         return plan.grad
 
     def _plan(self, theta: Tensor, inputs: Inputs) -> _Plan:
-        key = (theta.shape[0], inputs.n, inputs.can_slice_rows, theta.dtype, theta.device)
-        if key not in self._plans:
+        key = (theta.shape[0], inputs.n, inputs.kind, theta.dtype, theta.device)
+        plan = self._plans.get(key)
+        if plan is None:
             if len(self._plans) > 8:  # minibatches of many sizes must not pile up
                 self._plans.clear()
-            self._plans[key] = _Plan(self, theta, inputs.n, inputs.can_slice_rows)
-        return self._plans[key]
+            plan = self._plans[key] = _Plan(self, theta, inputs)
+        return plan
 
-    def _forward_block(self, block: _Block, inputs: Inputs, rows: slice) -> Tensor:
-        """Outputs (chains, n_outputs, rows); fills the plan's activations."""
-        act = ACTIVATIONS[self.activation]
-        pre, post, _, _ = block.activations(rows.stop - rows.start)
-        inputs.times(block.joint, block.chains, rows, pre[0])
-        for i, (weight, bias) in enumerate(block.prepared, start=1):
-            act.forward(pre[i - 1], post[i - 1])
-            torch.baddbmm(bias, weight, post[i - 1], out=pre[i])
-        return pre[-1]
 
-    def _backward_block(
-        self, block: _Block, inputs: Inputs, rows: slice, delta: Tensor, first: bool
-    ) -> None:
-        """Add a block's gradient to the block's sums; ``delta`` is that by the outputs."""
-        act = ACTIVATIONS[self.activation]
-        pre, _, transposed, below = block.activations(rows.stop - rows.start)
-        beta = 0 if first else 1
-        for i in range(len(self.layers) - 1, 0, -1):
-            weight, bias = block.sums[i]
-            torch.baddbmm(weight, delta, transposed[i - 1], beta=beta, out=weight)
-            torch.baddbmm(bias, delta, block.ones(delta), beta=beta, out=bias)
-            z = pre[i - 1]
-            if self.layers[i].fan_out == 1:
-                # an outer product, whose factor `_Plan.collect` multiplies in
-                act.backward(delta.expand(z.shape), z, z)
-            else:
-                torch.bmm(block.down[i], delta, out=below[i - 1])
-                act.backward(below[i - 1], z, z)
-            delta = z
-        inputs.add_outer(delta, block.chains, rows, block.sums[0][0], beta)
+def _run(calls: list[Callable[[], object]]) -> None:
+    for call in calls:
+        call()
 
 
 class _Plan:
-    """Buffers and views for one number of chains and rows.
+    """Buffers and bound calls for one number of chains and rows.
 
     The backward pass leaves factors out of its large arrays: below a layer with a single output
     the derivative is an outer product, w times delta, and w enters only when the sums over rows
     are done. ``lacking[i]`` is the factor (chains, 1, fan_out) that the sums of layer i lack.
+
+    Attributes
+    ----------
+    theta, grad : Tensor of shape (n_chains, n_params)
+        The weights that the calls read and the gradient that they write.
+    fold, fold_backward, collect : list of callable
+        All work of the weights' own size: before both passes, before the backward pass, after it.
+    steps : list of tuple
+        Block, slice of rows, and 1 where a gradient is added to that of earlier rows, else 0.
+    whole : bool
+        Whether a single step does everything.
     """
 
-    def __init__(self, network: MLPNetwork, like: Tensor, n: int, can_slice_rows: bool) -> None:
+    def __init__(self, network: MLPNetwork, like: Tensor, inputs: Inputs) -> None:
         act = ACTIVATIONS[network.activation]
         self.act, self.layers = act, network.layers
-        n_chains = like.shape[0]
+        n_chains, n = like.shape[0], inputs.n
         self.theta = like.new_empty((n_chains, network.n_params))
         self.grad = like.new_empty((n_chains, network.n_params))
-        weights, biases = zip(*(self._views(self.theta, la) for la in self.layers), strict=True)
-        self.weights, self.biases = weights, biases
-        last = len(self.layers) - 1
-        # Layers above the first, with the activations' affine maps folded in: [(weight, bias)].
-        self.inner = [act.input_scale if i < last else 1.0 for i in range(last + 1)]
-        self.folded = act.scale != 1.0 or act.shift != 0.0 or act.input_scale != 1.0
-        self.prepared: list[tuple[Tensor, Tensor]] = []
-        for w, b in zip(weights[1:], biases[1:], strict=True):
-            self.prepared.append(
-                (torch.empty_like(w), torch.empty_like(b)) if self.folded else (w, b)
-            )
-        # Sums over rows: the first layer's (chains, fan_in + 1, fan_out), else transposed, with
-        # the bias apart.
-        first = self.layers[0]
-        joint = like.new_empty((n_chains, first.fan_in + 1, first.fan_out))
-        self.sums: list[tuple[Tensor, Tensor]] = [(joint, joint)]
-        for layer in self.layers[1:]:
-            weight = like.new_empty((n_chains, layer.fan_out, layer.fan_in))
-            self.sums.append((weight, like.new_empty((n_chains, layer.fan_out, 1))))
-        self.sums_transposed = [(weight.mT, bias.mT) for weight, bias in self.sums]
-        self.grads = [self._views(self.grad, layer) for layer in self.layers]
-        self.grad_joint = self.grad[:, first.joint].view(joint.shape)
-        self.down: list[Tensor | None] = [None] * (last + 1)
-        self.lacking: list[Tensor | None] = [None] * (last + 1)
-        for i in range(last, 0, -1):
-            slope = act.scale * (act.input_scale if i > 1 else 1.0)
-            if slope == 1.0 and self.lacking[i] is None:
-                full = weights[i]
-            elif self.folded and slope == act.scale * self.inner[i] and self.lacking[i] is None:
-                full = self.prepared[i - 1][0]
-            else:
-                full = torch.empty_like(weights[i])  # (chains, fan_in, fan_out)
-            self.down[i] = full
-            if self.layers[i].fan_out == 1:
-                self.lacking[i - 1] = full.mT
-        self.shifts = [like.new_full((n_chains, 1, la.fan_in), act.shift) for la in self.layers[1:]]
+        self.weights = [self._joint(self.theta, layer) for layer in self.layers]
+        # Sums over rows, with the biases as last rows; above the first layer transposed.
+        self.sums = [torch.empty_like(joint) for joint in self.weights[:1]]
+        self.sums += [like.new_empty(joint.mT.shape) for joint in self.weights[1:]]
+        self.fold: list[Callable[[], object]] = []
+        self.fold_backward: list[Callable[[], object]] = []
+        self.collect: list[Callable[[], object]] = []
+        self.folded = self._fold_forward()
+        self.down, lacking = self._fold_down()
+        self._collect(lacking, network.input_scale)
 
         width = max(layer.fan_out for layer in self.layers)
         limit = BLOCK_ELEMENTS.get(like.device.type, BLOCK_ELEMENTS["cuda"])
         n_rows = n
-        if can_slice_rows:
+        if inputs.can_slice_rows:
             n_blocks = max(1, round(width * n / limit + 0.3))
-            n_rows = -(-n // n_blocks)
-        self.row_slices = [slice(a, min(a + n_rows, n)) for a in range(0, n, n_rows)]
+            n_rows = n if n_blocks == 1 else inputs.padded(-(-n // n_blocks))
         per_block = max(1, limit // max(1, width * n_rows))
-        starts = range(0, n_chains, per_block)
         memory = _Memory(self.layers, act.keeps_input, like)
-        self.blocks = [_Block(self, slice(a, min(a + per_block, n_chains)), memory) for a in starts]
-        self.whole = len(self.blocks) == 1 and len(self.row_slices) == 1
+        one_shape = n % n_rows == 0 and n_chains % min(per_block, n_chains) == 0
+        self.steps: list[tuple[_Block, slice, int]] = []
+        for start in range(0, n_chains, per_block):
+            chains = slice(start, min(start + per_block, n_chains))
+            blocks: dict[int, _Block] = {}  # by number of rows: the last slice may be shorter
+            for a in range(0, n, n_rows):
+                rows = slice(a, min(a + n_rows, n))
+                size = rows.stop - a
+                if size not in blocks:
+                    blocks[size] = _Block(
+                        self, chains, size, inputs.padded(size), memory, one_shape
+                    )
+                self.steps.append((blocks[size], rows, int(a > 0)))
+        self.whole = len(self.steps) == 1
 
     @staticmethod
-    def _views(flat: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        weight = flat[:, layer.weight].view(-1, layer.fan_in, layer.fan_out)
-        return weight, flat[:, None, layer.bias]
+    def _joint(flat: Tensor, layer: Layer) -> Tensor:
+        """Return weight and bias of a layer as one matrix, (chains, fan_in + 1, fan_out)."""
+        return flat[:, layer.joint].view(-1, layer.fan_in + 1, layer.fan_out)
 
-    def load(self, theta: Tensor, backward: bool) -> None:
-        """Take new weights in and do all that is of the weights' size alone."""
-        self.theta.copy_(theta)
-        act = self.act
-        if self.folded:
-            for i, (into_weight, into_bias) in enumerate(self.prepared, start=1):
-                w, inner = self.weights[i], self.inner[i]
-                torch.mul(w, act.scale * inner, out=into_weight)
-                torch.baddbmm(self.biases[i], self.shifts[i - 1], w, out=into_bias)
-                if inner != 1.0:
-                    into_bias *= inner
-        if not backward:
-            return
-        for i in range(len(self.layers) - 1, 0, -1):
-            # to the first layer only up to its scaled pre-activation: the inputs carry the rest
-            slope = act.scale * (act.input_scale if i > 1 else 1.0)
-            down, lacking = self.down[i], self.lacking[i]
-            if down is self.weights[i] or (self.folded and down is self.prepared[i - 1][0]):
-                continue
-            torch.mul(self.weights[i], slope, out=down)
-            if lacking is not None:
-                down *= lacking
+    def _fold_forward(self) -> list[Tensor]:
+        """Layers as the forward pass wants them: those that lead to an activation scaled."""
+        out = list(self.weights)
+        if self.act.input_scale != 1.0:  # the first layer's factor is in the inputs
+            for i in range(1, len(out) - 1):
+                out[i] = torch.empty_like(self.weights[i])
+                scale = self.act.input_scale
+                self.fold.append(partial(torch.mul, self.weights[i], scale, out=out[i]))
+        return out
 
-    def collect(self) -> None:
-        """Turn the sums over rows into the gradient; all this is of the size of the weights."""
-        act = self.act
+    def _fold_down(self) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Matrices that take derivatives down, above the first layer, and what the sums lack."""
+        down: list[Tensor] = []
+        lacking: list[Tensor | None] = [None]
         for i in range(len(self.layers) - 1, 0, -1):
-            weight, bias = self.sums_transposed[i]
-            lacking = self.lacking[i]
-            if lacking is not None:
-                weight, bias = weight * lacking, bias * lacking
-            into_weight, into_bias = self.grads[i]
-            into_bias.copy_(bias)
-            if act.shift != 0.0:
-                torch.add(act.shift * bias, weight, alpha=act.scale, out=into_weight)
+            weight, factor = self.weights[i][:, :-1], lacking[0]
+            full = weight  # (chains, fan_in, fan_out)
+            if factor is not None:
+                full = torch.empty_like(weight)
+                self.fold_backward.append(partial(torch.mul, weight, factor, out=full))
+            down.insert(0, full)
+            # below a single output the derivative is an outer product, whose factor comes last
+            lacking.insert(0, full.mT if self.layers[i].fan_out == 1 else None)
+        return down, lacking
+
+    def _collect(self, lacking: list[Tensor | None], input_scale: float) -> None:
+        """Bind the calls that turn the sums over rows into the gradient."""
+        calls, unscale = self.collect, 1.0 / input_scale
+        into = self._joint(self.grad, self.layers[0])
+        if lacking[0] is None:
+            calls.append(partial(torch.mul, self.sums[0], unscale, out=into))
+        else:  # a product of three in one call
+            three = into.new_zeros(()), self.sums[0], lacking[0]
+            calls.append(partial(torch.addcmul, *three, value=unscale, out=into))
+        for layer, sums, factor in zip(self.layers[1:], self.sums[1:], lacking[1:], strict=True):
+            into = self._joint(self.grad, layer)
+            if factor is None:
+                calls.append(partial(into.copy_, sums.mT))
             else:
-                into_weight.copy_(weight)
-        if self.lacking[0] is not None:
-            torch.mul(self.sums[0][0], self.lacking[0], out=self.grad_joint)
-        else:
-            self.grad_joint.copy_(self.sums[0][0])
+                calls.append(partial(torch.mul, sums.mT, factor, out=into))
 
 
 class _Memory:
@@ -328,31 +308,25 @@ class _Memory:
     def __init__(self, layers: list[Layer], keeps_input: bool, like: Tensor) -> None:
         self.layers, self.keeps_input, self.like = layers, keeps_input, like
         self._flat: dict[str, Tensor] = {}
-        self._activations: dict[tuple[int, int], tuple] = {}
-        self._ones: dict[tuple[int, int], Tensor] = {}
 
-    def activations(self, n_chains: int, n: int) -> tuple[list[Tensor], ...]:
-        """Pre-activations, activations, the same transposed, and derivatives, for every layer.
+    def activations(self, n_chains: int, n: int, padded: int) -> tuple[list[Tensor], ...]:
+        """Pre-activations, activations and derivatives (chains, units, n) of every layer.
 
-        Each is (chains, units, n), the third (chains, n, units).
+        The first two have ``padded`` rows in every layer but the last. Activations have one unit
+        more, which is always one, so that a product with them includes the bias.
         """
-        key = (n_chains, n)
-        if key not in self._activations:
-            sizes = [(n_chains, layer.fan_out, n) for layer in self.layers]
-            pre = [self._take(f"pre{i}", size) for i, size in enumerate(sizes)]
-            post = pre
+        pre, post, below = [], [], []
+        for i, layer in enumerate(self.layers[:-1]):
+            h = self._take(f"post{i}", (n_chains, layer.fan_out + 1, padded))
+            h[:, -1] = 1.0
+            z = h[:, :-1]
             if self.keeps_input:
-                post = [self._take(f"post{i}", size) for i, size in enumerate(sizes)]
-            below = [self._take(f"below{i % 2}", size) for i, size in enumerate(sizes)]
-            self._activations[key] = (pre, post, [h.mT for h in post], below)
-        return self._activations[key]
-
-    def ones(self, n_chains: int, n: int) -> Tensor:
-        """Ones (chains, n, 1): a sum over rows as a matrix product."""
-        key = (n_chains, n)
-        if key not in self._ones:
-            self._ones[key] = self.like.new_ones(1, n, 1).expand(n_chains, -1, -1)
-        return self._ones[key]
+                z = self._take(f"pre{i}", (n_chains, layer.fan_out, padded))
+            pre.append(z)
+            post.append(h)
+            below.append(self._take(f"below{i % 2}", (n_chains, layer.fan_out, n)))
+        pre.append(self._take("outputs", (n_chains, self.layers[-1].fan_out, n)))
+        return pre, post, below
 
     def _take(self, name: str, shape: tuple[int, int, int]) -> Tensor:
         size = shape[0] * shape[1] * shape[2]
@@ -363,21 +337,66 @@ class _Memory:
 
 
 class _Block:
-    """A slice of the chains: views of the plan's tensors."""
+    """A slice of the chains on a number of rows: views of the plan's tensors, and bound calls.
 
-    def __init__(self, plan: _Plan, chains: slice, memory: _Memory) -> None:
+    Attributes
+    ----------
+    joint : Tensor of shape (chains, units, n_inputs + 1)
+        The first layer.
+    product : Tensor of shape (chains, units, padded n)
+        Where its product with the inputs goes.
+    lowest, lowest_t : Tensor of shape (chains, units, n) and (chains, n, units)
+        The same without the padding: in the end, the derivative by that product.
+    outputs : Tensor of shape (chains, n_outputs, n)
+        Where the outputs are after `forward`, and must be replaced by their derivatives.
+    sums : Tensor of shape (chains, n_inputs + 1, units)
+        The first layer's sum over rows.
+    forward : list of callable
+        From ``product`` to ``outputs``.
+    backward : pair of list of callable
+        Back again; the second adds to the sums over rows.
+    """
+
+    def __init__(
+        self,
+        plan: _Plan,
+        chains: slice,
+        n: int,
+        padded: int,
+        memory: _Memory,
+        one_shape: bool,
+    ) -> None:
+        act, layers = plan.act, plan.layers
         self.chains = chains
-        self.n_chains = chains.stop - chains.start
-        self._memory = memory
-        first = plan.layers[0]
-        shape = (-1, first.fan_in + 1, first.fan_out)
-        self.joint = plan.theta[chains, first.joint].view(shape).mT  # (chains, units, inputs + 1)
-        self.prepared = [(w[chains].mT, b[chains].mT) for w, b in plan.prepared]
-        self.down = [None if d is None else d[chains] for d in plan.down]
-        self.sums = [(weight[chains], bias[chains]) for weight, bias in plan.sums]
+        self.joint = plan.weights[0][chains].mT
+        self.sums = plan.sums[0][chains]
+        pre, post, below = memory.activations(chains.stop - chains.start, n, padded)
+        used = [z[:, :, :n] for z in pre]
+        self.product, self.lowest, self.outputs = pre[0], used[0], pre[-1]
+        self.lowest_t = self.lowest.mT
+        self.forward: list[Callable[[], object]] = []
+        self.backward: tuple[list[Callable[[], object]], ...] = ([], [])
+        for i, joint in enumerate(plan.folded[1:], start=1):
+            h = post[i - 1]
+            if not one_shape:  # blocks of other shapes write over the ones
+                self.forward.append(partial(h[:, -1].fill_, 1.0))
+            self.forward.append(partial(act.forward, pre[i - 1], h[:, :-1]))
+            h = h if i < len(layers) - 1 else h[:, :, :n]
+            self.forward.append(_product(joint[chains].mT, h, pre[i]))
+        for beta, calls in enumerate(self.backward):
+            for i in range(len(layers) - 1, 0, -1):
+                z, delta = used[i - 1], used[i]
+                h = post[i - 1][:, :, :n]
+                calls.append(_product(delta, h.mT, plan.sums[i][chains], beta))
+                by_post = delta
+                if layers[i].fan_out > 1:
+                    by_post = below[i - 1]
+                    calls.append(_product(plan.down[i - 1][chains], delta, by_post))
+                calls.append(partial(act.backward, by_post.expand(z.shape), z, z))
 
-    def activations(self, n: int) -> tuple[list[Tensor], ...]:
-        return self._memory.activations(self.n_chains, n)
 
-    def ones(self, delta: Tensor) -> Tensor:
-        return self._memory.ones(self.n_chains, delta.shape[2])
+def _product(left: Tensor, right: Tensor, out: Tensor, beta: int = 0) -> Callable[[], object]:
+    """Bind ``out = beta * out + left @ right``."""
+    if beta == 0:  # `baddbmm` takes several microseconds longer
+        return partial(torch.bmm, left, right, out=out)
+    return partial(torch.baddbmm, out, left, right, out=out)

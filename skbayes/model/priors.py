@@ -48,9 +48,15 @@ class Prior(BaseEstimator):
 
     def _check(self) -> None:
         for name, value in self.get_params(deep=False).items():
-            if isinstance(value, bool):
+            if name == "fan_in":
+                if not isinstance(value, bool | np.bool_):
+                    raise ValueError(
+                        f"{type(self).__name__}: fan_in={value!r} is not allowed; "
+                        "it must be True or False."
+                    )
                 continue
-            if not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
+            number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+            if not number or not math.isfinite(value) or value <= 0:
                 raise ValueError(
                     f"{type(self).__name__}: {name}={value!r} is not allowed; "
                     "it must be a positive, finite number."

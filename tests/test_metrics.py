@@ -1,0 +1,103 @@
+"""Calibration error and intervals against sums written out."""
+
+import numpy as np
+import pytest
+
+from skbayes.metrics import expected_calibration_error, interval_coverage, interval_width
+
+
+def calibration_error_by_loops(y, proba, n_bins):
+    confidence, correct = proba.max(1), proba.argmax(1) == y
+    total = 0.0
+    for m in range(1, n_bins + 1):
+        inside = (confidence > (m - 1) / n_bins) & (confidence <= m / n_bins)
+        if inside.any():
+            gap = abs(correct[inside].mean() - confidence[inside].mean())
+            total += inside.mean() * gap
+    return total
+
+
+@pytest.mark.parametrize("n_bins", [1, 7, 15])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_equation(n_classes, n_bins):
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.ones(n_classes), size=300)
+    y = rng.integers(n_classes, size=300)
+    found = expected_calibration_error(y, proba, n_bins)
+    assert abs(found - calibration_error_by_loops(y, proba, n_bins)) < 1e-12
+    names = np.array(["a", "b", "c", "d"])[y]
+    assert expected_calibration_error(names, proba, n_bins) == found
+
+
+def test_binary_forms_agree():
+    rng = np.random.default_rng(0)
+    p = rng.random(200)
+    y = rng.integers(2, size=200)
+    both = expected_calibration_error(y, np.column_stack([1 - p, p]))
+    assert expected_calibration_error(y, p) == both
+    assert expected_calibration_error(y, p[:, None]) == both
+
+
+def test_calibrated_and_overconfident():
+    rng = np.random.default_rng(0)
+    p = rng.random(100_000)
+    y = (rng.random(100_000) < p).astype(int)
+    assert expected_calibration_error(y, p) < 0.01
+    sure = np.where(p > 0.5, 1.0, 0.0)
+    accuracy = (sure == y).mean()
+    assert abs(expected_calibration_error(y, sure) - (1 - accuracy)) < 1e-12
+
+
+def test_labels_that_do_not_all_occur():
+    proba = np.array([[0.1, 0.2, 0.7], [0.6, 0.2, 0.2]])
+    assert abs(expected_calibration_error([2, 0], proba) - (0.3 + 0.4) / 2) < 1e-12
+    with pytest.raises(ValueError, match="2 classes and y_proba 3 columns"):
+        expected_calibration_error(["x", "y"], proba)
+
+
+@pytest.mark.parametrize(
+    ("proba", "n_bins", "words"),
+    [
+        ([[0.5, 0.6], [0.5, 0.5]], 15, "sum to one"),
+        ([[1.5, -0.5], [0.5, 0.5]], 15, "probabilities"),
+        ([[np.nan, 0.5], [0.5, 0.5]], 15, "NaN"),
+        ([[0.5, 0.5]], 15, "inconsistent"),
+        ([[0.5, 0.5]] * 2, 0, "n_bins=0 is not allowed"),
+        ([[0.5, 0.5]] * 2, 2.5, "n_bins=2.5"),
+    ],
+)
+def test_bad_input_of_the_calibration_error(proba, n_bins, words):
+    with pytest.raises(ValueError, match=words):
+        expected_calibration_error([0, 1], proba, n_bins)
+
+
+def test_intervals():
+    interval = np.array([[0.0, 1.0], [2.0, 5.0], [3.0, 3.0], [0.0, 4.0]])
+    y = [1.0, 1.9, 3.0, 7.0]  # on the end, below, on a point, above
+    assert interval_coverage(y, interval) == 0.5
+    assert interval_coverage(np.reshape(y, (-1, 1)), interval) == 0.5
+    assert interval_width(interval) == 2.0
+    both = np.stack([interval, interval + 1.0], 1)
+    np.testing.assert_allclose(interval_coverage(np.column_stack([y, y]), both), [0.5, 0.25])
+    np.testing.assert_allclose(interval_width(both), [2.0, 2.0])
+
+
+def test_coverage_of_exact_intervals():
+    rng = np.random.default_rng(0)
+    interval = np.tile([-1.6448536, 1.6448536], (20_000, 1))
+    error = np.sqrt(0.9 * 0.1 / 20_000)
+    assert abs(interval_coverage(rng.normal(size=20_000), interval) - 0.9) < 4 * error
+
+
+@pytest.mark.parametrize(
+    ("y", "interval", "words"),
+    [
+        ([1.0, 2.0], [[0.0, 1.0, 2.0]] * 2, "must be"),
+        ([1.0, 2.0], [[1.0, 0.0]] * 2, "lower ends above"),
+        ([1.0], [[0.0, 1.0]] * 2, "y_true has the shape"),
+        ([np.nan, 1.0], [[0.0, 1.0]] * 2, "NaN"),
+    ],
+)
+def test_bad_intervals(y, interval, words):
+    with pytest.raises(ValueError, match=words):
+        interval_coverage(y, interval)
