@@ -17,6 +17,7 @@ from skbayes.diagnostics import diagnose, warnings_for
 from skbayes.inference import METHODS, Streams
 from skbayes.model import Inputs, Layout, LogPosterior
 from skbayes.model.priors import PRIORS, NormalPrior, Prior
+from skbayes.posterior import Posterior
 from skbayes.progress import ProgressBar
 from skbayes.validation import (
     Standardizer,
@@ -77,6 +78,9 @@ class BayesianEstimator(BaseEstimator):
             if rest and name in ("method", "prior"):
                 _check_is_object(name, params.get(name, getattr(self, name)), key)
         return super().set_params(**params)
+
+    posterior_: Posterior
+    _layout: Layout
 
     # ---------------------------------------------------------------- fitting
 
@@ -275,7 +279,7 @@ class BayesianEstimator(BaseEstimator):
             prior = resolve_prior(self.prior, default_prior())
             bound = prior.build(network, mean_squared_norm(inside, None))
             layout = Layout(network, likelihood, bound)
-        kw = {"dtype": torch.float64, "device": torch.device("cpu")}
+        kw: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
         net, hyper = layout.prior.sample(streams, **kw)
         params = layout.likelihood.sample_prior(streams, **kw)
         theta = torch.cat([net, params, hyper], 1)
@@ -308,9 +312,9 @@ def _check_is_object(name: str, value, key: str) -> None:
     if value is not None and not isinstance(value, str):
         return
     if name == "method":
-        kind = METHODS.get(DEFAULT_METHOD if value == "auto" else value)
+        kind: type | None = METHODS.get(DEFAULT_METHOD if value == "auto" else str(value))
     else:
-        kind = type(default_prior()) if value is None else PRIORS.get(value)
+        kind = PRIORS.get(value) if isinstance(value, str) else type(default_prior())
     example = "" if kind is None else f", such as {kind.__name__}({key.partition('__')[2]}=...)"
     what = "None" if value is None else "a string"
     raise ValueError(

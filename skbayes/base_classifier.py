@@ -23,6 +23,9 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
+    classes_: np.ndarray
+    _multilabel: bool
+
     # ---------------------------------------------------------------- fitting
 
     def _encode_y(self, y, weight, again):

@@ -22,6 +22,8 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         tags.target_tags.multi_output = True
         return tags
 
+    _n_targets: int
+
     # ---------------------------------------------------------------- fitting
 
     def _encode_y(self, y, weight, again):

@@ -9,14 +9,14 @@ from skbayes.model import MLPNetwork
 from skbayes.validation import check_activation, check_hidden_layer_sizes
 
 
-class _MLPMixin:
+class _MLPMixin(BayesianEstimator):
     """The network that both estimators share."""
 
-    def _check_model(self: BayesianEstimator) -> None:
+    def _check_model(self) -> None:
         check_hidden_layer_sizes(self.hidden_layer_sizes)
         check_activation(self.activation)
 
-    def _make_network(self: BayesianEstimator, n_features: int, fitted: bool = True) -> MLPNetwork:
+    def _make_network(self, n_features: int, fitted: bool = True) -> MLPNetwork:
         sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
         return MLPNetwork(n_features, sizes, self._n_network_outputs(fitted), self.activation)
 

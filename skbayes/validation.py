@@ -87,7 +87,7 @@ def check_hidden_layer_sizes(sizes) -> tuple[int, ...]:
         out = tuple(entries)
     except TypeError:
         out = (None,)
-    if any(not isinstance(s, numbers.Integral) or isinstance(s, bool) or s < 1 for s in out):
+    if any(type(s) is bool or not isinstance(s, numbers.Integral) or s < 1 for s in out):
         raise ValueError(
             f"hidden_layer_sizes={sizes!r} is not allowed; it must be a tuple of integers >= 1 "
             "(empty for a linear model)."

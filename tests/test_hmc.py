@@ -18,7 +18,9 @@ REFERENCE = Path(__file__).parent / "data" / "logistic_reference.json"
 
 def make_kernel(target, theta, step_size, **kwargs):
     """A kernel that stays as it is: nothing is tuned."""
-    return _HMCKernel(HMC(n_chains=len(theta), n_warmup=0, step_size=step_size, **kwargs), target, theta)
+    return _HMCKernel(
+        HMC(n_chains=len(theta), n_warmup=0, step_size=step_size, **kwargs), target, theta
+    )
 
 
 def tanh_network(n, dtype, seed=0, width=10):
@@ -72,9 +74,7 @@ def test_energy_error_falls_as_the_square_of_the_step():
     theta = theta.expand(32, -1).clone()
     kernel = make_kernel(target, theta, 0.01)
     momentum = kernel._momentum(Streams(2, 32))
-    errors = [
-        energy_error(kernel, momentum, np.full(32, 0.008 / k), 20 * k) for k in (1, 2, 4)
-    ]
+    errors = [energy_error(kernel, momentum, np.full(32, 0.008 / k), 20 * k) for k in (1, 2, 4)]
     size = [np.sqrt(np.mean(error**2)) for error in errors]
     assert 3.5 < size[0] / size[1] < 4.5 and 3.8 < size[1] / size[2] < 4.2
     assert size[2] > 1e-9  # well above rounding

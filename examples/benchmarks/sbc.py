@@ -7,8 +7,8 @@ alone would pass a sampler that returns the prior, so the ranked quantities are 
 of y, the function at a new x, and the noise.
 
 The network has 1 input, one layer of 2 tanh units, N(0, 1) on every weight and the package's
-prior on the noise; 10 rows. There is no standardiser, since one that looks at y would change the
-prior. Each replicate runs 64 chains of HMC from prior draws, 200 + 20 iterations; every 10th
+prior on the noise; 8 rows. There is no standardiser, since one that looks at y would change the
+prior. Each replicate runs 64 chains of HMC from prior draws, 150 + 16 iterations; every 8th
 iteration is kept, 128 near-independent draws in all, so a rank is one of 0 to 128. Many short
 chains cost little more than few here, as all move in one batch.
 
@@ -41,7 +41,7 @@ import skbayes
 from skbayes.inference import HMC, Streams
 from skbayes.model import Inputs, LogPosterior, MLPNetwork, Normal, NormalPrior
 
-N_ROWS, N_INPUTS, HIDDEN = 10, 1, (2,)
+N_ROWS, N_INPUTS, HIDDEN = 8, 1, (2,)
 N_CHAINS, KEPT_PER_CHAIN = 64, 2
 N_RANKS = N_CHAINS * KEPT_PER_CHAIN + 1
 QUANTITIES = ("log_likelihood", "function", "noise")
@@ -76,7 +76,7 @@ def quantities(target, theta, new):
     return torch.stack(parts, 1).numpy()
 
 
-def replicate(seed, n_warmup=200, thin=10, sampler=None):
+def replicate(seed, n_warmup=150, thin=8, sampler=None):
     """Return the ranks of the true quantities among those of the posterior draws.
 
     ``sampler``, if given, replaces HMC: ``sampler(target, streams)`` returns draws
@@ -91,7 +91,8 @@ def replicate(seed, n_warmup=200, thin=10, sampler=None):
             n_warmup=n_warmup,
             n_draws=KEPT_PER_CHAIN,
             thin=thin,
-            max_leapfrog=100,
+            trajectory_length=2.0,
+            max_leapfrog=60,
             target_accept=0.7,
             init="prior",
         )
@@ -146,9 +147,9 @@ def main():
     parser.add_argument("--out", type=Path, help="file of ranks to append to and to go on from")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = {"n_warmup": 200, "thin": 10}
+    settings = {"n_warmup": 150, "thin": 8}
     if arguments.quick:
-        settings = {"n_warmup": 120, "thin": 6}
+        settings = {"n_warmup": 100, "thin": 5}
     n_replicates = arguments.n_replicates or (24 if arguments.quick else 200)
 
     known = read(arguments.out, settings)

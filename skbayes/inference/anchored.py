@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from skbayes.inference.base import Method, points
-from skbayes.inference.map import budget
 from skbayes.inference.noise import (
     N_FOLDS,
     folds,
@@ -13,7 +10,7 @@ from skbayes.inference.noise import (
     log_prob_by_prior_functions,
     sample_noise,
 )
-from skbayes.inference.optimizers import descend, lbfgs
+from skbayes.inference.optimizers import climb
 
 
 class Anchored(Method):
@@ -46,14 +43,15 @@ class Anchored(Method):
     n_members : int, default=16
         Networks.
     solver : {"auto", "adam", "lbfgs"}, default="auto"
-        L-BFGS on all rows, or Adam; "auto" takes the first up to 5,000 rows and 5,000 weights.
+        Adam, or L-BFGS on all rows; "auto" is Adam, and L-BFGS after it up to 5,000 rows and 5,000
+        weights (for a linear model L-BFGS alone).
     learning_rate : float, default=0.01
         Of Adam, falling to zero as a half cosine.
     batch_size : int or None, default=None
         Rows per step of Adam; None is 256, or all rows up to 1,024 of them.
     max_epochs : int or None, default=None
-        Passes over the data (iterations of L-BFGS); None is as many as 3,000 steps of Adam take,
-        at least 20, and 500 iterations of L-BFGS. The first fit that learned noise needs takes a
+        Passes over the data (iterations of L-BFGS); None is as many as 1,500 steps of Adam take,
+        at least 20, and 1,000 iterations of L-BFGS. The first fit that learned noise needs takes a
         third of it.
     """
 
@@ -97,41 +95,30 @@ class Anchored(Method):
                 held = folds(log_posterior.n, self.n_members, streams)
                 noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
                 target = log_posterior.perturbed(streams, noise).without(held)
-                theta, _, _ = self._fit(target, theta, streams, 3, on_step)
+                theta, _, _ = self._fit(target, theta, streams, 3, on_step, "noise")
                 by_held = log_prob_by_held_out(log_posterior, theta, held)
                 share = log_posterior.n / (log_posterior.n + 50.0)
                 pooled = (1.0 - share) * by_prior + share * by_held
                 theta = sample_noise(log_posterior, theta, pooled, streams)
             noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
         target = log_posterior.perturbed(streams, noise)
-        theta, losses, converged = self._fit(target, theta, streams, 1, on_step)
-        messages = []
-        if not converged.all():
-            messages.append(
-                f"{int((~converged).sum())} of {self.n_members} members stopped before their "
-                "gradient vanished; raise max_epochs, or standardise X."
-            )
+        theta, losses, messages = self._fit(target, theta, streams, 1, on_step)
         return points(theta, log_posterior, losses, messages)
 
-    def _fit(self, target, theta, streams, part, on_step):
+    def _fit(self, target, theta, streams, part, on_step, text="fit"):
         """Climb with a part (1 / part) of the epochs."""
-        solver, n = self.solver, target.n
-        if solver == "auto":
-            solver = "lbfgs" if n <= 5000 and target.n_params <= 5000 else "adam"
-        if solver == "lbfgs":
-            max_iter = 500 if self.max_epochs is None else self.max_epochs
-            max_iter = -(-max_iter // part)
-            return lbfgs(target, theta, max_iter=max_iter, tol=1e-7, gain=1e-3, on_step=on_step)
-        batch_size, max_epochs = budget(n, self.batch_size, self.max_epochs, steps=3000)
-        theta, losses = descend(
+        steps, max_epochs = 1500, self.max_epochs
+        return climb(
             target,
             theta,
             streams,
-            solver="adam",
+            solver=self.solver,
             learning_rate=self.learning_rate,
-            momentum=0.0,
-            batch_size=batch_size,
-            max_epochs=-(-max_epochs // part),
+            batch_size=self.batch_size,
+            max_epochs=None if max_epochs is None else -(-max_epochs // part),
+            steps=steps // part,
+            tol=1e-7,
+            gain=0.01,
             on_step=on_step,
+            text=text,
         )
-        return theta, losses, np.ones(len(theta), dtype=bool)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from skbayes.inference.base import Method, points
-from skbayes.inference.optimizers import descend, lbfgs
+from skbayes.inference.optimizers import climb
 
 
 class MAP(Method):
@@ -22,8 +20,8 @@ class MAP(Method):
     ----------
     solver : {"auto", "adam", "sgd", "lbfgs"}, default="auto"
         "sgd" is stochastic gradient descent with momentum, "adam" Kingma and Ba (2015), "lbfgs" a
-        quasi-Newton method on the full data; "auto" takes the last up to 5,000 rows and 5,000
-        weights, and Adam beyond.
+        quasi-Newton method on the full data; "auto" is Adam, and L-BFGS after it up to 5,000 rows
+        and 5,000 weights (for a linear model L-BFGS alone).
     learning_rate : float or None, default=None
         Step on the mean loss per row, falling to zero as a half cosine. None is 0.01 for Adam and
         0.05 for SGD; L-BFGS has none.
@@ -75,44 +73,19 @@ class MAP(Method):
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Climb to the mode, see `Method.run`."""
         theta = log_posterior.initial(streams) if theta0 is None else theta0
-        solver, n = self.solver, log_posterior.n
-        if solver == "auto":
-            solver = "lbfgs" if n <= 5000 and log_posterior.n_params <= 5000 else "adam"
-        messages = []
-        if solver == "lbfgs":
-            max_iter = 1000 if self.max_epochs is None else self.max_epochs
-            theta, losses, converged = lbfgs(
-                log_posterior, theta, max_iter=max_iter, tol=self.tol, on_step=on_step
-            )
-            if not converged.all():
-                messages.append(
-                    f"L-BFGS stopped after {max_iter} iterations before the gradient vanished; "
-                    "raise max_epochs, or standardise X."
-                )
-        else:
-            batch_size, max_epochs = budget(n, self.batch_size, self.max_epochs, steps=2000)
-            default = 0.01 if solver == "adam" else 0.05
-            theta, losses = descend(
-                log_posterior,
-                theta,
-                streams,
-                solver=solver,
-                learning_rate=default if self.learning_rate is None else self.learning_rate,
-                momentum=self.momentum,
-                batch_size=batch_size,
-                max_epochs=max_epochs,
-                on_step=on_step,
-            )
+        theta, losses, messages = climb(
+            log_posterior,
+            theta,
+            streams,
+            solver=self.solver,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            steps=2000,
+            tol=self.tol,
+            on_step=on_step,
+        )
         best = int(torch.argmax(log_posterior(theta)))
         keep = slice(best, best + 1)
         return points(theta[keep], log_posterior, losses[keep], messages)
-
-
-def budget(n: int, batch_size: int | None, max_epochs: int | None, steps: int) -> tuple[int, int]:
-    """Batch size and epochs where the user left them open."""
-    if batch_size is None:
-        batch_size = n if n <= 1024 else 256
-    batch_size = min(batch_size, n)
-    if max_epochs is None:
-        max_epochs = max(20, math.ceil(steps * batch_size / n))
-    return batch_size, max_epochs

@@ -7,6 +7,7 @@ rates mean the same whatever the size of the data.
 from __future__ import annotations
 
 import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -86,6 +87,96 @@ def batches(streams: Streams, rows: np.ndarray | int, batch_size: int):
         yield order[:, start : start + batch_size]
 
 
+def climb(
+    log_posterior,
+    theta: Tensor,
+    streams: Streams,
+    *,
+    solver: str,
+    learning_rate: float | None,
+    momentum: float = 0.9,
+    batch_size: int | None = None,
+    max_epochs: int | None = None,
+    steps: int,
+    tol: float = 1e-6,
+    gain: float = 0.0,
+    on_step: OnStep | None = None,
+    text: str = "optimise",
+) -> tuple[Tensor, np.ndarray, list[str]]:
+    """Climb to modes with one solver, or with what suits the size of the problem.
+
+    ``solver="auto"`` is L-BFGS for a linear model, whose log posterior has one mode; for a network
+    Adam, which leaves plateaus where L-BFGS stops, and for up to 5,000 rows and 5,000 weights
+    L-BFGS after it, which reaches the mode itself.
+
+    Parameters
+    ----------
+    log_posterior, theta, streams
+        As methods have them.
+    solver : {"auto", "adam", "sgd", "lbfgs"}
+        See above.
+    learning_rate, batch_size, max_epochs
+        None where they are to be chosen: 0.01 for Adam and 0.05 for SGD; 256 rows, or all up to
+        1,024; as many epochs as ``steps`` take, at least 20, and 1,000 iterations of L-BFGS.
+    momentum, tol, gain, on_step, text
+        Of the solvers.
+    steps : int
+        Steps of Adam or SGD where ``max_epochs`` is None.
+
+    Returns
+    -------
+    theta : Tensor of shape (n_chains, n_params)
+    losses : ndarray of shape (n_chains, n_iter)
+    messages : list of str
+        What to tell the user.
+    """
+    n = log_posterior.n
+    small = n <= 5000 and log_posterior.n_params <= 5000
+    linear = len(log_posterior.network.layers) == 1
+    first = {"auto": "none" if linear and small else "adam", "lbfgs": "none"}.get(solver, solver)
+    last = solver == "lbfgs" or (solver == "auto" and small)
+    losses, messages = [], []
+    if first != "none":
+        if batch_size is None:
+            batch_size = n if n <= 1024 else 256
+        batch_size = min(batch_size, n)
+        epochs = max_epochs
+        if epochs is None:
+            epochs = max(20, math.ceil(steps * batch_size / n))
+        default = 0.05 if first == "sgd" else 0.01
+        theta, loss = descend(
+            log_posterior,
+            theta,
+            streams,
+            solver=first,
+            learning_rate=default if learning_rate is None else learning_rate,
+            momentum=momentum,
+            batch_size=batch_size,
+            max_epochs=epochs,
+            on_step=on_step,
+            text=text,
+        )
+        losses.append(loss)
+        if loss.shape[1] < epochs:
+            last = False
+            messages.append(
+                f"The fit was interrupted after {loss.shape[1]} of {epochs} epochs; it stays as it "
+                "is."
+            )
+    if last:
+        max_iter = 1000 if max_epochs is None else max_epochs
+        theta, loss, converged = lbfgs(
+            log_posterior, theta, max_iter=max_iter, tol=tol, gain=gain, on_step=on_step, text=text
+        )
+        losses.append(loss)
+        if not converged.all():
+            messages.append(
+                f"{int((~converged).sum())} of {len(theta)} modes were not reached in "
+                f"{loss.shape[1] - 1} iterations of L-BFGS; raise max_epochs, or standardise X."
+            )
+    return theta, np.concatenate(losses, 1), messages
+
+
 def descend(
     log_posterior,
     theta: Tensor,
@@ -106,8 +197,9 @@ def descend(
     Returns
     -------
     theta : Tensor of shape (n_chains, n_params)
-    losses : ndarray of shape (n_chains, max_epochs)
-        Mean over the epoch's batches of the negative log posterior per row.
+    losses : ndarray of shape (n_chains, n_epochs)
+        Mean over the epoch's batches of the negative log posterior per row; fewer than
+        ``max_epochs`` after Ctrl-C.
     """
     theta = theta.clone()
     optimiser = first_order(solver, theta, momentum)
@@ -116,18 +208,23 @@ def descend(
     per_epoch = 1 if full else math.ceil(n / batch_size)
     total, t = per_epoch * max_epochs, 0
     losses = []
-    for epoch in range(max_epochs):
-        loss = torch.zeros(theta.shape[0], dtype=torch.float64, device=theta.device)
-        for index in [None] if full else batches(streams, n, batch_size):
-            target = log_posterior if index is None else log_posterior.minibatch(index)
-            value, grad = target.value_and_grad(theta)
-            rate = 0.5 * learning_rate * (1 + math.cos(math.pi * t / total))
-            optimiser.step(theta, grad.mul_(-1.0 / n), rate)
-            loss -= value
-            t += 1
-        losses.append(loss.cpu().numpy() / (per_epoch * n))
-        if on_step is not None:
-            on_step(epoch + 1, max_epochs, f"{text}, loss {np.mean(losses[-1]):.4g}")
+    loss = torch.zeros(theta.shape[0], dtype=torch.float64, device=theta.device)
+    try:
+        for epoch in range(max_epochs):
+            loss.zero_()
+            for index in [None] if full else batches(streams, n, batch_size):
+                target = log_posterior if index is None else log_posterior.minibatch(index)
+                value, grad = target.value_and_grad(theta)
+                rate = 0.5 * learning_rate * (1 + math.cos(math.pi * t / total))
+                optimiser.step(theta, grad.mul_(-1.0 / n), rate)
+                loss -= value
+                t += 1
+            losses.append(loss.cpu().numpy() / (per_epoch * n))
+            if on_step is not None:
+                on_step(epoch + 1, max_epochs, f"{text}, loss {np.mean(losses[-1]):.4g}")
+    except KeyboardInterrupt:
+        if not losses:
+            raise  # nothing was gained yet
     return theta, np.stack(losses, 1)
 
 
@@ -184,7 +281,7 @@ def lbfgs(
         done |= -slope * n < 2.0 * gain
         step = torch.ones_like(loss)
         if iteration == 0:
-            step = 1.0 / grad.norm(dim=1).clamp_min(1.0)
+            step /= grad.norm(dim=1).clamp_min(1.0)
         direction[done] = 0.0
         new_x, new_loss, new_grad = x.clone(), loss.clone(), grad.clone()
         pending = ~done
@@ -206,13 +303,17 @@ def lbfgs(
             best = torch.minimum(torch.maximum(best, 0.1 * step), 0.5 * step)
             step = torch.where(pending, best, step)
         pairs.add(new_x - x, new_grad - grad)
-        gain = loss - new_loss
-        small = torch.where(gain <= rounding * loss.abs().clamp_min(1.0), small + 1, 0.0)
+        drop = loss - new_loss
+        tiny = drop <= rounding * loss.abs().clamp_min(1.0)
+        small = torch.where(tiny, small + 1, torch.zeros_like(small))
         x, loss, grad = new_x, new_loss, new_grad
         done |= (grad.abs().amax(1) <= tol) | (small >= 5) | pending
         losses.append(loss.cpu().numpy())
-        if on_step is not None:
-            on_step(iteration + 1, max_iter, f"{text}, loss {float(loss.mean()):.4g}")
+        try:
+            if on_step is not None:
+                on_step(iteration + 1, max_iter, f"{text}, loss {float(loss.mean()):.4g}")
+        except KeyboardInterrupt:
+            break
     return x.to(dtype), np.stack(losses, 1), done.cpu().numpy()
 
 

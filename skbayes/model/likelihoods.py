@@ -100,7 +100,8 @@ class Bernoulli(Likelihood):
     Targets are 0 or 1, (1, n_labels, n).
     """
 
-    def gradient(self, outputs, y, weight=None):
+    def gradient(self, outputs, *prepared):
+        y, weight = prepared if len(prepared) == 2 else (*prepared, None)
         grad = torch.sub(y, outputs.sigmoid_(), out=outputs)
         return grad if weight is None else grad.mul_(weight)
 
@@ -122,7 +123,8 @@ class Categorical(Likelihood):
     Targets are one-hot, (1, n_classes, n).
     """
 
-    def gradient(self, outputs, y, weight=None):
+    def gradient(self, outputs, *prepared):
+        y, weight = prepared if len(prepared) == 2 else (*prepared, None)
         grad = torch.sub(y, outputs.softmax(1), out=outputs)
         return grad if weight is None else grad.mul_(weight)
 

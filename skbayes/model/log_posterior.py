@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ class Layout:
     ``theta`` is [network | likelihood | hyper-parameters], all unconstrained.
     """
 
-    def __init__(self, network, likelihood: Likelihood, prior: BoundPrior) -> None:
+    def __init__(self, network, likelihood: Any, prior: BoundPrior) -> None:
         self.network, self.likelihood, self.prior = network, likelihood, prior
         self.n_network: int = network.n_params
         self.n_params = self.n_network + likelihood.n_params + prior.n_hyper
@@ -193,9 +194,8 @@ class LogPosterior:
         if self._factor != 1.0:
             by_weights *= self._factor
         by_net, by_hyper = self.prior.pullback(net, hyper, by_weights)
-        value = statistic = None
-        if with_statistic:
-            statistic = _add_up(statistics)
+        statistic = _add_up(statistics) if with_statistic else params
+        value: Any = None
         if with_value:
             value = self._factor * likelihood.finish(statistic, params, self._total)
         if net is theta and self._anchor is None:
@@ -286,7 +286,7 @@ class LogPosterior:
         """
         out = copy.copy(self)
         out._constants = None
-        kw = {"dtype": self.dtype, "device": self.device}
+        kw: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         net, hyper = self.prior.sample(streams, **kw)
         params = self.likelihood.initial(streams.n_chains, **kw)
         out._anchor = torch.cat([net, params, hyper], 1)
@@ -311,7 +311,7 @@ class LogPosterior:
 
     def initial(self, streams) -> Tensor:
         """Starting points for an optimiser, (n_chains, n_params)."""
-        kw = {"dtype": self.dtype, "device": self.device}
+        kw: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         net = self.prior.from_weights(self.network.initial(streams, **kw))
         params = self.likelihood.initial(streams.n_chains, **kw)
         hyper = torch.zeros((streams.n_chains, self.prior.n_hyper), **kw)
@@ -319,7 +319,7 @@ class LogPosterior:
 
     def sample_prior(self, streams) -> Tensor:
         """Draws from the prior, one per chain, (n_chains, n_params)."""
-        kw = {"dtype": self.dtype, "device": self.device}
+        kw: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         net, hyper = self.prior.sample(streams, **kw)
         return torch.cat([net, self.likelihood.sample_prior(streams, **kw), hyper], 1)
 
