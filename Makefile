@@ -53,7 +53,7 @@ bench-install: $(VENV)/.installed-bench  ## install what the benchmarks need
 
 clean:  ## remove .venv, caches and built files
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache \
-	  doc/_build doc/auto_examples doc/api/generated doc/sg_execution_times.rst quickstart_output
+	  doc/_build doc/_gallery doc/auto_examples doc/api/generated doc/sg_execution_times.rst quickstart_output
 	find skbayes tests examples doc -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # One stamp for each set of extras; a change of versions installs again.

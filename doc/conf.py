@@ -1,7 +1,9 @@
 """Sphinx configuration."""
 
 import re
+import shutil
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 project = "skbayes"
 author = "the skbayes developers"
@@ -20,7 +22,7 @@ extensions = [
 ]
 
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
-exclude_patterns = ["_build", "_templates", "**/GALLERY_HEADER.rst", "**/README.rst"]
+exclude_patterns = ["_build", "_templates", "_gallery"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 # A docstring may list a paper that its text does not cite by number.
@@ -52,13 +54,19 @@ def drop_labels(app, what, name, obj, options, lines):
 
 # Examples
 
+# sphinx-gallery takes any folder with a README for a part of the gallery, and examples/benchmarks
+# has one that is not: so the gallery is built from a copy of its own files.
+here = Path(__file__).parent
+gallery = here / "_gallery"
+shutil.rmtree(gallery, ignore_errors=True)
+gallery.mkdir()
+for source in [*here.glob("../examples/plot_*.py"), here / "../examples/GALLERY_HEADER.rst"]:
+    shutil.copy2(source, gallery)
+
 sphinx_gallery_conf = {
-    "examples_dirs": ["../examples"],
+    "examples_dirs": ["_gallery"],
     "gallery_dirs": ["auto_examples"],
-    # Only files named plot_*.py are run and shown. A folder without a gallery header, such as
-    # benchmarks/, is left out.
     "filename_pattern": r"[/\\]plot_[^/\\]*\.py$",
-    "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]*\.py$",
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("skbayes",),
     "reference_url": {"skbayes": None},

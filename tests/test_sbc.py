@@ -68,19 +68,19 @@ def test_p_values_are_uniform_under_the_null(sbc):
     for p_value in (sbc.chi_squared_p, lambda r: sbc.ecdf_p(r, n_simulations=400)):
         p = np.array([p_value(ranks) for ranks in sets])
         assert abs(p.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 60)
-        assert p_value(rng.binomial(sbc.N_RANKS - 1, 0.5, size=200)) < 1e-3
+        assert p_value(rng.binomial(sbc.N_RANKS - 1, 0.5, size=200)) < 3e-3  # the least of 400
 
 
 # ---------------------------------------------------------------------- Geweke (2004)
 
 N_CHAINS, N_ROUNDS, N_ROWS = 3000, 12, 4
-MODELS = {
-    "normal": (NormalPrior(), "learned"),
-    "fan-in, float32": (NormalPrior(scale=0.7, fan_in=True), "learned"),
-    "hierarchical": (HierarchicalPrior(spread=0.7), "learned"),
-    "heteroscedastic": (NormalPrior(), "heteroscedastic"),
-    "student-t, labels": (StudentTPrior(scale=0.8), None),
-    "laplace, labels": (LaplacePrior(scale=0.8), None),
+MODELS = {  # prior, noise or None for labels, step size
+    "normal": (NormalPrior(), "learned", 0.15),
+    "fan-in, float32": (NormalPrior(scale=0.7, fan_in=True), "learned", 0.15),
+    "hierarchical": (HierarchicalPrior(spread=0.7), "learned", 0.15),
+    "heteroscedastic": (NormalPrior(), "heteroscedastic", 0.1),
+    "student-t, labels": (StudentTPrior(scale=0.8), None, 0.4),
+    "laplace, labels": (LaplacePrior(scale=0.8), None, 0.4),
 }
 
 
@@ -112,14 +112,10 @@ def simulate(target, theta, streams):
 def functions(target, theta, y):
     """Bounded functions of theta, of the weights, of the fit and of y, (n_chains, k)."""
     weights, outputs, params = outputs_and_params(target, theta)
-    parts = [
-        theta,
-        weights,
-        outputs[:, :, 0],
-        params,
-        target.log_likelihood(theta)[:, None],
-        y[:, 0],
-    ]
+    target = copy.copy(target)
+    target.y = y
+    log_likelihood = target.log_likelihood(theta)[:, None] / N_ROWS
+    parts = [theta, weights, outputs[:, :, 0], params, log_likelihood, y[:, 0]]
     x = torch.cat([part.double() for part in parts], 1).numpy()
     return np.concatenate([np.tanh(x), np.tanh(x**2), np.tanh(x[:, :-1] * x[:, 1:])], 1)
 
@@ -134,12 +130,12 @@ def test_joint_distribution(name):
     no autocorrelations. Prior, likelihood, gradients and transitions must all agree for that. The
     rounds are compared with fresh draws (the marginal-conditional simulator).
     """
-    prior, noise = MODELS[name]
+    prior, noise, step_size = MODELS[name]
     dtype = torch.float32 if "float32" in name else torch.float64
     target = build(prior, noise, dtype)
     streams = Streams(11, N_CHAINS)
     theta = start = target.sample_prior(streams)
-    method = HMC(n_chains=N_CHAINS, n_warmup=0, step_size=0.3, trajectory_length=1.2)
+    method = HMC(n_chains=N_CHAINS, n_warmup=0, step_size=step_size, trajectory_length=1.2)
     accepted = []
     for i in range(N_ROUNDS):
         target = copy.copy(target)  # what the former y left behind is dropped with it
@@ -151,7 +147,7 @@ def test_joint_distribution(name):
     found = functions(target, theta, simulate(target, theta, streams))
     fresh = target.sample_prior(streams)
     expected = functions(target, fresh, simulate(target, fresh, streams))
-    assert 0.3 < np.mean(accepted) < 0.99
+    assert 0.25 < np.mean(accepted) < 0.99
     assert float((theta - start).abs().mean()) > 0.3  # the chains have gone somewhere
     variance = found.var(0, ddof=1) + expected.var(0, ddof=1)
     z = (found.mean(0) - expected.mean(0)) / np.sqrt(np.maximum(variance, 1e-12) / N_CHAINS)

@@ -84,7 +84,8 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "gelu": Activation(
         "gelu",
-        lambda z, out: _aten.gelu.out(z, out=out),
+        # not with out=, which torch 2.13 fills wrongly in float32 if it is not contiguous
+        lambda z, out: out.copy_(_aten.gelu(z)),
         lambda g, z, out: _aten.gelu_backward.grad_input(g, z, grad_input=out),
         keeps_input=True,
     ),
