@@ -26,6 +26,7 @@ class GaussianTarget:
 
     likelihood = None
     device = CPU
+    network = SimpleNamespace(layers=["one"])  # that is, log-concave, as a linear model is
 
     def __init__(self, mean, cov, dtype=torch.float64, n=100):
         self.dtype, self.n = dtype, n

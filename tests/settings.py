@@ -6,7 +6,7 @@ METHOD_SETTINGS = {
     "map": MAP(max_epochs=30),
     "ensemble": Ensemble(n_members=3, max_epochs=40, learning_rate=0.02),
     "anchored": Anchored(n_members=3, max_epochs=30),
-    "hmc": HMC(n_chains=2, n_warmup=20, n_draws=20, max_leapfrog=8, init=MAP(max_epochs=20)),
+    "hmc": HMC(n_chains=2, n_warmup=10, n_draws=10, max_leapfrog=4, init=MAP(max_epochs=10)),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 

@@ -6,7 +6,8 @@ import torch
 from gaussian_target import check_moments, linear_model, mcse_of_mean
 from scipy import stats
 
-from skbayes.inference import HMC, Anchored, Streams
+from skbayes.inference import HMC, Anchored, Streams, anchored
+from skbayes.inference.noise import log_prob_by_prior_functions
 from skbayes.model import NormalPrior
 
 MODELS = {
@@ -71,7 +72,7 @@ def test_anchored_by_adam():
     exact = Anchored(n_members=n_members, solver="lbfgs")
     exact = exact.run(model.log_posterior, None, Streams(1, n_members)).last_state
     deviation = np.sqrt(np.diag(model.cov))
-    assert np.all(np.sqrt(((adam - exact) ** 2).mean(0)) < 0.05 * deviation)
+    assert np.all(np.sqrt(((adam - exact) ** 2).mean(0)) < 0.1 * deviation)
 
 
 class LearnedNoise:
@@ -98,6 +99,8 @@ class LearnedNoise:
         n_outputs = model.y.shape[1]
         given = [model.given_noise([s] * n_outputs) for s in sigma[keep]]
         means, covs = (np.array([g[i][k] for g in given]) for i in (0, 1))
+        centre = self.mass @ self.log_sigma
+        self.noise_deviation = np.sqrt(self.mass @ (self.log_sigma - centre) ** 2)
         self.weight_mean = self.mass @ means
         centred = means - self.weight_mean
         self.weight_cov = np.tensordot(self.mass, covs, 1) + centred.T * self.mass @ centred
@@ -123,20 +126,54 @@ def test_hmc_with_learned_noise(seed):
     LearnedNoise(model).check(model, posterior.draws)
 
 
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_noise_given_prior_functions_is_exact(n_outputs):
+    """On a linear model the prior's functions are a normal process, up to their 2,000 draws."""
+    model = linear_model(n=40, n_outputs=n_outputs, noise="learned")
+    log_prob = log_prob_by_prior_functions(model.log_posterior, Streams(1, 2))
+    sigma = model.log_posterior.likelihood.noise_grid(torch.device("cpu"))[2]
+    for k in range(n_outputs):
+        exact = LearnedNoise(model, k)
+        mass, log_sigma = torch.softmax(log_prob[k], 0).numpy(), np.log(sigma[k].numpy())
+        mean, deviation = exact.mass @ exact.log_sigma, exact.noise_deviation
+        assert abs(mass @ log_sigma - mean) < 0.02 * deviation
+        found = np.sqrt(mass @ (log_sigma - mass @ log_sigma) ** 2)
+        assert abs(found / deviation - 1) < 0.01
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("n_outputs", [1, 2])
-def test_anchored_with_learned_noise(n_outputs, seed):
-    """Rounds of fits and of noise given residuals are Gibbs sampling from a fixed start.
-
-    Each half is exact on a linear model. What is left of the start falls about as (d / n)^rounds,
-    the share of the weights in the residuals: with 4 / 40 and at least 3 rounds it is a
-    thousandth of the start's error in the variance (here under 0.02 in the log), against a Monte
-    Carlo error of 0.003 or more. So the members may be asked to be exact to 4 standard errors.
-    """
+def test_anchored_with_noise_given_prior_functions(n_outputs, seed, monkeypatch):
+    """Without the held-out rows, which few members cannot use, all members are exact draws."""
+    monkeypatch.setattr(anchored, "N_FOLDS", 10**6)
     model = linear_model(n=40, n_outputs=n_outputs, noise="learned")
-    n_members = 1250
+    n_members = 1500
     posterior = Anchored(n_members=n_members, solver="lbfgs").run(
         model.log_posterior, None, Streams(seed, n_members)
     )
     for k in range(n_outputs):
         LearnedNoise(model, k).check(model, posterior.draws, k)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_anchored_with_learned_noise(seed):
+    """The noise is pooled from the exact density and from that of the errors on held-out rows.
+
+    The errors are taken as independent, which costs precision, and tell of the noise by other
+    residuals than all of the data do: the centre may move by a fraction of its deviation, while
+    the width stays near. The weights, exact draws given the noise, hardly feel it.
+    """
+    model = linear_model(n=40, noise="learned", seed=seed)
+    exact, n_members = LearnedNoise(model), 1000
+    posterior = Anchored(n_members=n_members, solver="lbfgs").run(
+        model.log_posterior, None, Streams(seed, n_members)
+    )
+    log_noise = np.log(posterior.unflatten()["noise_std"].ravel())
+    mean, deviation = exact.mass @ exact.log_sigma, exact.noise_deviation
+    assert abs(log_noise.mean() - mean) < 0.5 * deviation
+    of_width = 4 * np.sqrt(0.5 / n_members)  # relative error of a deviation, 4 standard errors
+    assert 0.95 - of_width < log_noise.std() / deviation < 1.15 + of_width
+    weights, spread = posterior.flat[:, :4], np.sqrt(np.diag(exact.weight_cov))
+    z = (weights.mean(0) - exact.weight_mean) / spread
+    assert np.all(np.abs(z) < 4 / np.sqrt(n_members) + 0.05)
+    assert np.all(np.abs(weights.std(0) / spread - 1) < of_width + 0.07)

@@ -31,8 +31,8 @@ EXPECTED_FAILURES = {
 }
 
 
-def small(cls, name, **kwargs):
-    return cls((5,), method=METHOD_SETTINGS[name], random_state=0, **kwargs)
+def small(cls, name):
+    return cls((5,), method=METHOD_SETTINGS[name], random_state=0)
 
 
 def expected_failures(estimator):
@@ -50,10 +50,17 @@ def test_every_method_has_settings():
 
 
 @parametrize_with_checks(
-    [small(cls, name) for cls in ESTIMATORS for name in ("anchored", "hmc")],
-    expected_failed_checks=expected_failures,
+    [small(cls, "anchored") for cls in ESTIMATORS], expected_failed_checks=expected_failures
 )
 def test_all_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [small(cls, "hmc") for cls in ESTIMATORS], expected_failed_checks=expected_failures
+)
+def test_all_checks_of_chains(estimator, check):
     check(estimator)
 
 

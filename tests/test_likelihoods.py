@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from data import F64, KINDS, SCALE, make_likelihood, make_targets
+from problems import F64, KINDS, SCALE, make_likelihood, make_targets
 from scipy import integrate, special, stats
 
 from skbayes.inference import Streams
@@ -149,26 +149,3 @@ def test_noise_prior_in_units_of_the_scale():
     ends = stats.norm(0, 1.5).ppf([0.025, 0.975])[:, None]
     noise = likelihood.constrain(ends)["noise_std"][:, 0]
     np.testing.assert_allclose(noise, [0.28, 20.0], rtol=0.03)
-
-
-@pytest.mark.parametrize("scale", [1.0, 50.0])
-@pytest.mark.parametrize("n", [0.0, 3.0, 40.0, 2000.0, 1e6])
-def test_noise_given_residuals(n, scale):
-    """The draws against the exact conditional distribution, by quadrature of the formula."""
-    likelihood = Normal(1, "learned", np.array([scale]))
-    square = n * (0.4 * scale) ** 2
-    uniform = torch.as_tensor(np.random.default_rng(0).random((1000, 1)))
-    statistic = torch.full((1000, 1), square, **F64)
-    drawn = likelihood.sample_params(statistic, n, uniform).numpy()[:, 0]
-    raw = np.linspace(-11.9, 11.9, 20_001)
-    if n > 1000:  # the mass lies in a small part of the line
-        centre = np.log(np.expm1(0.4 - 0.01)) - np.log(np.expm1(0.3))
-        raw = centre + np.linspace(-15, 15, 20_001) / np.sqrt(n)
-    sigma = noise_of(raw, scale)
-    log_prob = stats.norm(0, 1.5).logpdf(raw) - n * np.log(sigma) - 0.5 * square / sigma**2
-    cdf = integrate.cumulative_simpson(np.exp(log_prob - log_prob.max()), x=raw, initial=0)
-    cdf /= cdf[-1]
-    # a uniform number must be mapped through the inverse of the distribution function itself
-    np.testing.assert_allclose(np.interp(drawn, raw, cdf), uniform[:, 0], atol=2e-4)
-    weighted = likelihood.sample_params(statistic, torch.full((1000,), n, **F64), uniform)
-    np.testing.assert_array_equal(weighted.numpy()[:, 0], drawn)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from data import F64, KINDS, SCALE, finite_differences, make_log_posterior, random_theta
+from problems import F64, KINDS, SCALE, finite_differences, make_log_posterior, random_theta
 from scipy import integrate, stats
 
 from skbayes.inference import Streams

@@ -29,6 +29,17 @@ def test_equation(n_classes, n_bins):
     assert expected_calibration_error(names, proba, n_bins) == found
 
 
+def test_confidence_on_the_edge_of_a_bin():
+    """Bins are open on the left: 0.5 and 0.75 lie below their edges, and cancel in one bin."""
+    y, p = [0, 1, 1, 0], [0.75, 0.75, 0.625, 0.625]
+    # confidence 0.75 with accuracy 1/2 and 0.625 with accuracy 1/2 share (0.5, 0.75]
+    assert abs(expected_calibration_error(y, p, 4) - 0.1875) < 1e-12
+    # here the gaps have opposite signs, so that one bin or two is not the same
+    y, p = [1, 1, 0, 0], [0.75, 0.75, 0.625, 0.625]
+    assert abs(expected_calibration_error(y, p, 4) - abs(0.5 - 0.6875)) < 1e-12
+    assert abs(expected_calibration_error(y, p, 8) - (0.25 + 0.625) / 2) < 1e-12
+
+
 def test_binary_forms_agree():
     rng = np.random.default_rng(0)
     p = rng.random(200)

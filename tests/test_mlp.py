@@ -1,6 +1,7 @@
 """The estimators as a whole: weights, units, scaling, seeds, going on, and being interrupted."""
 
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -277,7 +278,8 @@ def test_interrupted_chains_keep_their_draws(cls, kept, monkeypatch):
         return step(self, streams, iteration)
 
     model = cls((3,), method=HMC_SHORT, random_state=0)
-    with pytest.warns(ConvergenceWarning):
+    with warnings.catch_warnings():  # chains this short may disagree
+        warnings.simplefilter("ignore", ConvergenceWarning)
         whole = model.fit(X, y).posterior_.draws
     monkeypatch.setattr(_HMCKernel, "step", interrupted)
     with pytest.warns(ConvergenceWarning, match=f"interrupted: {kept} of 12 draws per chain"):

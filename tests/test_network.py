@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from data import F64
+from problems import F64
 
 from skbayes.inference import Streams
 from skbayes.model import Inputs, MLPNetwork, network

@@ -7,7 +7,6 @@ import torch
 from gaussian_target import CPU, GaussianTarget, linear_model
 
 from skbayes.inference import MAP, Streams
-from skbayes.inference.map import budget
 from skbayes.inference.optimizers import SGD, Adam, batches, descend, first_order, lbfgs
 from skbayes.model import Bernoulli, Inputs, LogPosterior, MLPNetwork, NormalPrior
 
@@ -86,9 +85,6 @@ def test_minibatches_cover_the_rows():
     rows = np.arange(15).reshape(3, 5)
     together = np.concatenate(list(batches(Streams(0, 3), rows, 2)), 1)
     np.testing.assert_array_equal(np.sort(together, 1), rows)
-    assert budget(500, None, None, steps=2000) == (500, 2000)
-    assert budget(25_600, None, None, steps=2000) == (256, 20)
-    assert budget(100, 1000, 7, steps=2000) == (100, 7)
 
 
 # ---------------------------------------------------------------------- L-BFGS

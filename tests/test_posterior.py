@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from data import make_log_posterior
+from problems import make_log_posterior
 
 from skbayes.inference import Streams
 from skbayes.model import HierarchicalPrior

@@ -169,14 +169,14 @@ def test_uncertainty_of_classifiers(clf, labels, blobs):
 
 def test_sampled_classes(clf, labels, blobs):
     X, _ = blobs
-    drawn = clf.sample_y(X[:5], 2000, random_state=0)
-    assert drawn.shape == (5, 2000)
+    drawn = clf.sample_y(X[:5], 800, random_state=0)
+    assert drawn.shape == (5, 800)
     share = (drawn[:, :, None] == clf.classes_).mean(1)
     # 60 draws of the weights are used again and again: only the labels are random
-    np.testing.assert_allclose(share, clf.predict_proba(X[:5]), atol=4 * 0.5 / np.sqrt(2000))
+    np.testing.assert_allclose(share, clf.predict_proba(X[:5]), atol=4 * 0.5 / np.sqrt(800))
     assert labels.sample_y(X[:5], 7, random_state=0).shape == (5, 2, 7)
-    np.testing.assert_array_equal(drawn, clf.sample_y(X[:5], 2000, random_state=0))
-    assert (drawn != clf.sample_y(X[:5], 2000, random_state=1)).any()
+    np.testing.assert_array_equal(drawn, clf.sample_y(X[:5], 800, random_state=0))
+    assert (drawn != clf.sample_y(X[:5], 800, random_state=1)).any()
 
 
 # ------------------------------------------------------------------------ regressors
@@ -231,10 +231,10 @@ def test_shapes_of_several_outputs(several, curve):
 
 def test_sampled_targets(reg, curve):
     X, _ = curve
-    drawn = reg.sample_y(X[:5], 4000, random_state=0)
-    assert drawn.shape == (5, 4000)
+    drawn = reg.sample_y(X[:5], 1000, random_state=0)
+    assert drawn.shape == (5, 1000)
     mean, std = reg.predict(X[:5], return_std=True)
-    assert np.all(np.abs(drawn.mean(1) - mean) < 4 * std / np.sqrt(4000))
+    assert np.all(np.abs(drawn.mean(1) - mean) < 4 * std / np.sqrt(1000))
     np.testing.assert_allclose(drawn.std(1), std, rtol=0.1)
 
 

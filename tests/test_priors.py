@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from data import F64, finite_differences
+from problems import F64, finite_differences
 from scipy import stats
 
 from skbayes.inference import Streams

@@ -249,9 +249,8 @@ class _Plan:
                 rows = slice(a, min(a + n_rows, n))
                 size = rows.stop - a
                 if size not in blocks:
-                    blocks[size] = _Block(
-                        self, chains, size, inputs.padded(size), memory, one_shape
-                    )
+                    shape = size, inputs.padded(size)
+                    blocks[size] = _Block(self, chains, *shape, memory, one_shape)
                 self.steps.append((blocks[size], rows, int(a > 0)))
         self.whole = len(self.steps) == 1
 
@@ -358,13 +357,7 @@ class _Block:
     """
 
     def __init__(
-        self,
-        plan: _Plan,
-        chains: slice,
-        n: int,
-        padded: int,
-        memory: _Memory,
-        one_shape: bool,
+        self, plan: _Plan, chains: slice, n: int, padded: int, memory: _Memory, one_shape: bool
     ) -> None:
         act, layers = plan.act, plan.layers
         self.chains = chains
