@@ -243,6 +243,16 @@ class BayesianEstimator(BaseEstimator):
             check_finite(inside)
             yield rows, theta, self._forward(theta, inside)
 
+    def _sampled_functions(self, X, n_samples, rng: np.random.Generator):
+        """Outputs (n_outputs, n) at all rows for draws from the posterior, with their theta."""
+        inside = self._scaler.transform(self._check_X(X))
+        check_finite(inside)
+        theta = self.posterior_.sample(check_count("n_samples", n_samples), rng)
+        size = max(1, MEMORY // (8 * inside.shape[0] * self._layout.network.n_outputs))
+        for start in range(0, len(theta), size):
+            block = theta[start : start + size]
+            yield from zip(block, self._forward(block, inside), strict=True)
+
     def sample_posterior(self, n_samples=1, random_state=None):
         """Draw weights from the posterior.
 

@@ -236,12 +236,9 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             Labels.
         """
         rng = random_generator(random_state)
-        X = self._check_X(X)
-        n_samples = check_count("n_samples", n_samples)
         out = []
-        for theta in self.posterior_.sample(n_samples, rng):
-            outputs = self._forward(theta[None], self._scaler.transform(X))
-            proba = self._proba(outputs)[0]
+        for _, outputs in self._sampled_functions(X, n_samples, rng):
+            proba = self._proba(outputs[None])[0]
             if self._multilabel:
                 out.append((rng.random(proba.shape) < proba).astype(int))
             else:

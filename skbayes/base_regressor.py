@@ -239,12 +239,9 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
             Targets in the units of y.
         """
         rng = random_generator(random_state)
-        X = self._check_X(X)
-        n_samples = check_count("n_samples", n_samples)
         out = []
-        for theta in self.posterior_.sample(n_samples, rng):
-            outputs = self._forward(theta[None], self._scaler.transform(X))
-            mean, std = self._moments(outputs, theta[None])
+        for theta, outputs in self._sampled_functions(X, n_samples, rng):
+            mean, std = self._moments(outputs[None], theta[None])
             out.append(mean[0] + std[0] * rng.standard_normal(mean[0].shape))
         drawn = np.stack(out, -1)
         return drawn[:, 0] if self._single else drawn

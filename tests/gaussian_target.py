@@ -59,7 +59,7 @@ class GaussianTarget:
     minibatch = rows
 
     def perturbed(self, streams, noise_std=None):
-        """Every chain's own draw as its mode, which is what perturbed data and anchors amount to."""
+        """Every chain's own draw as its mode: what perturbed data and anchors amount to."""
         out = copy.copy(self)
         out._mean = self._mean + self._spread(streams)
         return out

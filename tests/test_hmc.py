@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo: its integrator, its invariance, its tuning, and a logistic regression."""
+"""Hamiltonian Monte Carlo: integrator, invariance, tuning, runs, and a logistic regression."""
 
 import json
 from pathlib import Path

@@ -111,7 +111,9 @@ def main() -> None:
             for p in priors
         }
         print(f"\n{kind}: mean difference to the best prior of each set")
-        table([{"prior": p, "nats per row": v} for p, v in sorted(loss.items(), key=lambda i: -i[1])])
+        table(
+            [{"prior": p, "nats per row": v} for p, v in sorted(loss.items(), key=lambda i: -i[1])]
+        )
         figures[kind] = {p: round(v, 4) for p, v in loss.items()}
     finish("default_prior", figures)
 

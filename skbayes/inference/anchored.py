@@ -36,7 +36,8 @@ class Anchored(Method):
     estimates that do not have this fault are pooled: the posterior of the noise under the normal
     process that the prior's functions amount to, and its likelihood given the errors on rows that
     the members of a first fit left out, with the weight n / (n + 50) in the logarithm
-    (`skbayes.inference.noise`). With fewer than eight members the first stands alone.
+    (`skbayes.inference.noise`). For linear models, where it is exact, and with fewer than eight
+    members the first stands alone.
 
     Parameters
     ----------
@@ -90,7 +91,8 @@ class Anchored(Method):
         if getattr(likelihood, "learned", False):
             by_prior = log_prob_by_prior_functions(log_posterior, streams)
             theta = sample_noise(log_posterior, theta, by_prior, streams)
-            if self.n_members >= 2 * N_FOLDS:
+            linear = len(log_posterior.network.layers) == 1
+            if self.n_members >= 2 * N_FOLDS and not linear:
                 # a first fit whose members leave rows out; fewer could not tell their own spread
                 held = folds(log_posterior.n, self.n_members, streams)
                 noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)

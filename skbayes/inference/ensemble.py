@@ -81,7 +81,7 @@ class Ensemble(Method):
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Train all members, see `Method.run`."""
         theta = log_posterior.initial(streams) if theta0 is None else theta0.clone()
-        n = log_posterior.n
+        n, total_weight = log_posterior.n, log_posterior.total_weight
         n_held = int(np.ceil(self.validation_fraction * n)) if self.validation_fraction else 0
         n_held = n_held if n - n_held >= 1 else 0
         order = streams.permutation(n)
@@ -102,9 +102,9 @@ class Ensemble(Method):
                 loss = torch.zeros(len(active), dtype=torch.float64, device=theta.device)
                 for index in batches(chosen, rows[active], batch_size):
                     value, grad = log_posterior.minibatch(index).value_and_grad(theta)
-                    optimiser.step(theta, grad.mul_(-1.0 / n), self.learning_rate)
+                    optimiser.step(theta, grad.mul_(-1.0 / total_weight), self.learning_rate)
                     loss -= value * (index.shape[1] / n_rows)
-                losses[active, epoch] = loss.cpu().numpy() / n
+                losses[active, epoch] = loss.cpu().numpy() / total_weight
                 if check is None:
                     best[active] = theta
                 else:

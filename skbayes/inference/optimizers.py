@@ -1,7 +1,7 @@
 """Optimisers for many chains at once: momentum SGD, Adam and L-BFGS.
 
-All of them minimise the negative log posterior divided by the number of rows, so that learning
-rates mean the same whatever the size of the data.
+All of them minimise the negative log posterior divided by the sum of the rows' weights, so that
+learning rates mean the same whatever the size of the data.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def descend(
     """
     theta = theta.clone()
     optimiser = first_order(solver, theta, momentum)
-    n = log_posterior.n
+    n, total_weight = log_posterior.n, log_posterior.total_weight
     full = batch_size >= n
     per_epoch = 1 if full else math.ceil(n / batch_size)
     total, t = per_epoch * max_epochs, 0
@@ -216,10 +216,10 @@ def descend(
                 target = log_posterior if index is None else log_posterior.minibatch(index)
                 value, grad = target.value_and_grad(theta)
                 rate = 0.5 * learning_rate * (1 + math.cos(math.pi * t / total))
-                optimiser.step(theta, grad.mul_(-1.0 / n), rate)
+                optimiser.step(theta, grad.mul_(-1.0 / total_weight), rate)
                 loss -= value
                 t += 1
-            losses.append(loss.cpu().numpy() / (per_epoch * n))
+            losses.append(loss.cpu().numpy() / (per_epoch * total_weight))
             if on_step is not None:
                 on_step(epoch + 1, max_epochs, f"{text}, loss {np.mean(losses[-1]):.4g}")
     except KeyboardInterrupt:
@@ -254,7 +254,7 @@ def lbfgs(
     losses : ndarray of shape (n_chains, n_iter)
     converged : ndarray of bool, shape (n_chains,)
     """
-    n = log_posterior.n
+    n = log_posterior.total_weight
     dtype = theta.dtype
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:

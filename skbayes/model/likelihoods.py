@@ -289,7 +289,7 @@ class Normal(Likelihood):
 
     def noise_grid(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Learned noise on a grid: raw parameters (k,), log prior (k,), noise (n_outputs, k)."""
-        raw = torch.linspace(-12.0, 12.0, 2401, dtype=torch.float64, device=device)
+        raw = torch.linspace(-8.0, 6.0, 7001, dtype=torch.float64, device=device)
         sigma = self.noise_std(raw.expand(self.n_outputs, -1).clone(), 0)
         return raw, -0.5 * (raw / self.prior_scale) ** 2, sigma
 

@@ -121,6 +121,12 @@ class LogPosterior:
         return self._weight_sum
 
     @property
+    def total_weight(self) -> float:
+        """Sum of the rows' weights: how many rows the data amount to."""
+        total = self._total
+        return float(total.mean()) if isinstance(total, Tensor) else total
+
+    @property
     def dtype(self) -> torch.dtype:
         """Float type of theta."""
         return self.inputs.dtype
