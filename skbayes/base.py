@@ -39,11 +39,6 @@ MEMORY = 1 << 26
 DIAGNOSTIC_ROWS = 512
 
 
-def default_prior() -> Prior:
-    """The prior that ``prior=None`` stands for, see doc/benchmarks.md for how it was chosen."""
-    return NormalPrior(scale=1.0, fan_in=True)
-
-
 class BayesianEstimator(BaseEstimator):
     """Base of the supervised estimators: `fit`, and what is the same for all predictions.
 
@@ -79,6 +74,9 @@ class BayesianEstimator(BaseEstimator):
                 _check_is_object(name, params.get(name, getattr(self, name)), key)
         return super().set_params(**params)
 
+    default_prior_scale = 1.0
+    """Scale of the normal prior (by fan-in) that ``prior=None`` stands for."""
+
     posterior_: Posterior
     _layout: Layout
 
@@ -108,7 +106,7 @@ class BayesianEstimator(BaseEstimator):
             If a parameter or the data are not allowed; the message names what is.
         """
         method = resolve_method(self.method, DEFAULT_METHOD)
-        prior = resolve_prior(self.prior, default_prior())
+        prior = resolve_prior(self.prior, self._default_prior())
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         check_choice("standardize", self.standardize, (True, False, "X", "y"))
         self._check_model()
@@ -286,7 +284,7 @@ class BayesianEstimator(BaseEstimator):
             likelihood = self._make_likelihood(None, None)
             scaler = Standardizer(self.standardize in (True, "X")).fit(X)
             inside = scaler.transform(X)
-            prior = resolve_prior(self.prior, default_prior())
+            prior = resolve_prior(self.prior, self._default_prior())
             bound = prior.build(network, mean_squared_norm(inside, None))
             layout = Layout(network, likelihood, bound)
         kw: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
@@ -299,6 +297,9 @@ class BayesianEstimator(BaseEstimator):
                 layout.prior.weights(net, hyper), Inputs(inside, scale=scale, **kw)
             )
         return layout, theta.numpy(), outputs.numpy()
+
+    def _default_prior(self) -> Prior:
+        return NormalPrior(scale=self.default_prior_scale, fan_in=True)
 
     def _check_model(self) -> None:
         """Check the parameters of the model."""
@@ -324,7 +325,7 @@ def _check_is_object(name: str, value, key: str) -> None:
     if name == "method":
         kind: type | None = METHODS.get(DEFAULT_METHOD if value == "auto" else str(value))
     else:
-        kind = PRIORS.get(value) if isinstance(value, str) else type(default_prior())
+        kind = PRIORS.get(value) if isinstance(value, str) else NormalPrior
     example = "" if kind is None else f", such as {kind.__name__}({key.partition('__')[2]}=...)"
     what = "None" if value is None else "a string"
     raise ValueError(

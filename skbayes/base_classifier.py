@@ -23,6 +23,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
+    default_prior_scale = 3.0
+
     classes_: np.ndarray
     _multilabel: bool
 

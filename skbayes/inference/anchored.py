@@ -120,7 +120,7 @@ class Anchored(Method):
             max_epochs=None if max_epochs is None else -(-max_epochs // part),
             steps=steps // part,
             tol=1e-7,
-            gain=0.01,
+            gain=0.05,
             on_step=on_step,
             text=text,
         )

@@ -245,8 +245,8 @@ def lbfgs(
     Nocedal and Schnabel (1994), equation 3.13, so that all chains and all pairs are a few batched
     products. Steps are found by backtracking to the Armijo condition; a pair without positive
     curvature is left out. A chain is done when the largest entry of its gradient per row is below
-    ``tol``, when its next step promises less than ``gain`` nats of log posterior, or when its loss
-    has stopped falling beyond the rounding of its float type.
+    ``tol``, when its last 20 steps won less than ``gain`` nats of log posterior, or when its loss has
+    stopped falling beyond the rounding of its float type.
 
     Returns
     -------
@@ -278,7 +278,6 @@ def lbfgs(
         if bool(bad.any()):
             direction = torch.where(bad[:, None], -grad, direction)
             slope = (direction * grad).sum(1)
-        done |= -slope * n < 2.0 * gain
         step = torch.ones_like(loss)
         if iteration == 0:
             step /= grad.norm(dim=1).clamp_min(1.0)
@@ -309,6 +308,9 @@ def lbfgs(
         x, loss, grad = new_x, new_loss, new_grad
         done |= (grad.abs().amax(1) <= tol) | (small >= 5) | pending
         losses.append(loss.cpu().numpy())
+        if gain > 0 and len(losses) > 20:
+            won = torch.as_tensor(losses[-21] - losses[-1], device=loss.device)
+            done |= won * n < gain
         try:
             if on_step is not None:
                 on_step(iteration + 1, max_iter, f"{text}, loss {float(loss.mean()):.4g}")

@@ -78,6 +78,8 @@ class LogPosterior:
     ----------
     n : int
         Number of rows that the sum stands for.
+    total_weight : float
+        Sum of their weights: how many rows the data amount to.
     layout : Layout
         Names and shapes of theta's parts.
     """
@@ -98,6 +100,7 @@ class LogPosterior:
         self.y = y
         self.weight = weight
         self.n = inputs.n
+        self.total_weight = float(inputs.n if weight is None else weight[0].double().sum())
         self.layout = Layout(network, likelihood, prior)
         self._factor = 1.0  # rows that the sum stands for / rows in it
         self._anchor: Tensor | None = None  # (n_chains, n_params), see `perturbed`
@@ -119,12 +122,6 @@ class LogPosterior:
         if self._weight_sum is None:
             self._weight_sum = self.weight.sum(1, dtype=torch.float64)
         return self._weight_sum
-
-    @property
-    def total_weight(self) -> float:
-        """Sum of the rows' weights: how many rows the data amount to."""
-        total = self._total
-        return float(total.mean()) if isinstance(total, Tensor) else total
 
     @property
     def dtype(self) -> torch.dtype:
