@@ -29,7 +29,8 @@ class GaussianTarget:
     network = SimpleNamespace(layers=["one"])  # that is, log-concave, as a linear model is
 
     def __init__(self, mean, cov, dtype=torch.float64, n=100):
-        self.dtype, self.n = dtype, n
+        self.dtype, self.n, self.total_weight = dtype, n, float(n)
+        self.total_weight = float(n)
         self.mean = np.asarray(mean, dtype=np.float64)
         self.cov = np.asarray(cov, dtype=np.float64)
         self.n_params = self.mean.shape[-1]

@@ -7,7 +7,8 @@ from gaussian_target import check_moments, linear_model, mcse_of_mean
 from scipy import stats
 
 from skbayes.inference import HMC, Anchored, Streams, anchored
-from skbayes.inference.noise import log_prob_by_prior_functions
+from skbayes.inference.noise import folds, log_prob_by_held_out, log_prob_by_prior_functions
+from skbayes.inference.optimizers import lbfgs
 from skbayes.model import NormalPrior
 
 MODELS = {
@@ -126,19 +127,23 @@ def test_hmc_with_learned_noise(seed):
     LearnedNoise(model).check(model, posterior.draws)
 
 
-@pytest.mark.parametrize("n_outputs", [1, 2])
-def test_noise_given_prior_functions_is_exact(n_outputs):
-    """On a linear model the prior's functions are a normal process, up to their 2,000 draws."""
-    model = linear_model(n=40, n_outputs=n_outputs, noise="learned")
+@pytest.mark.parametrize("n, n_outputs", [(8, 1), (40, 2)])
+def test_noise_given_prior_functions_is_exact(n, n_outputs):
+    """On a linear model the prior's functions are a normal process, up to their 2,000 draws.
+
+    These make an error of 3 % in the variances of the process, which moves the noise by a few
+    hundredths of its deviation where rows are few.
+    """
+    model = linear_model(n=n, n_outputs=n_outputs, noise="learned")
     log_prob = log_prob_by_prior_functions(model.log_posterior, Streams(1, 2))
     sigma = model.log_posterior.likelihood.noise_grid(torch.device("cpu"))[2]
     for k in range(n_outputs):
         exact = LearnedNoise(model, k)
         mass, log_sigma = torch.softmax(log_prob[k], 0).numpy(), np.log(sigma[k].numpy())
         mean, deviation = exact.mass @ exact.log_sigma, exact.noise_deviation
-        assert abs(mass @ log_sigma - mean) < 0.02 * deviation
+        assert abs(mass @ log_sigma - mean) < 0.04 * deviation
         found = np.sqrt(mass @ (log_sigma - mass @ log_sigma) ** 2)
-        assert abs(found / deviation - 1) < 0.01
+        assert abs(found / deviation - 1) < 0.02
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -153,6 +158,24 @@ def test_anchored_with_noise_given_prior_functions(n_outputs, seed, monkeypatch)
     )
     for k in range(n_outputs):
         LearnedNoise(model, k).check(model, posterior.draws, k)
+
+
+def test_noise_given_held_out_rows_is_centred():
+    """Over data sets its logarithm is right on average, the weights' own error being taken off."""
+    found, n_sets, n_members = [], 40, 100
+    for seed in range(n_sets):
+        target = linear_model(n=40, noise="learned", seed=seed).log_posterior
+        streams = Streams(seed, n_members)
+        held = folds(target.n, n_members, streams)
+        perturbed = target.perturbed(streams, torch.full((n_members, 1), 0.5)).without(held)
+        theta = lbfgs(perturbed, target.initial(streams), max_iter=100)[0]
+        log_prob = log_prob_by_held_out(target, theta, held)[0]
+        sigma = target.likelihood.noise_grid(torch.device("cpu"))[2][0]
+        found.append(float(torch.softmax(log_prob, 0) @ sigma.log()))
+    error = np.std(found) / np.sqrt(n_sets)
+    assert 0.01 < error < 0.03  # 40 rows give 11 % or a little more, 40 sets a sixth of it
+    # a posterior mean of a logarithm may itself lie some hundredths off
+    assert abs(np.mean(found) - np.log(0.5)) < 4 * error
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -81,7 +81,11 @@ def test_energy_error_falls_as_the_square_of_the_step():
 
 
 def test_float32_energy_error_of_many_rows():
-    """The sum over 100,000 rows is near a million; its differences must be right to 0.05."""
+    """The sum over 100,000 rows is near 1e5; its differences must be right to far below one.
+
+    They must be below 0.05 for the acceptance to be right to a few per cent; sums in float64 make
+    them a hundred times smaller, and sums in float32 would be off by their last digit, 0.01.
+    """
     errors = {}
     for dtype in (torch.float64, torch.float32):
         target, theta = tanh_network(100_000, dtype)
@@ -92,7 +96,7 @@ def test_float32_energy_error_of_many_rows():
         )
     assert np.abs(errors[torch.float64][1]) > 0.05  # a step of the size that tuning finds
     difference = np.abs(errors[torch.float32] - errors[torch.float64])
-    assert difference.max() < 0.05, (difference, errors)
+    assert difference.max() < 0.005, (difference, errors)
 
 
 # ---------------------------------------------------------------------- invariance
@@ -104,8 +108,8 @@ def transitions():
     n_chains = 20_000
     target = correlated(3, condition=4.0)
     before = target.sample(Streams(5, n_chains))
-    kernel = make_kernel(target, before, 0.75, trajectory_length=3.0)
-    kernel.inverse_mass = torch.tensor([[1.5, 0.7, 1.0]], dtype=torch.float64)
+    kernel = make_kernel(target, before, 0.65, trajectory_length=3.0)
+    kernel.inverse_mass = torch.tensor([[2.5, 0.3, 1.0]], dtype=torch.float64)
     result = kernel.step(Streams(6, n_chains), 0)
     return target, before, kernel.theta, result
 
@@ -145,6 +149,7 @@ def test_detailed_balance(transitions):
 def test_windows_are_stans():
     assert windows(1000) == (75, [100, 150, 250, 450, 950], 50)
     assert windows(500) == (75, [100, 150, 250, 450], 50)
+    assert windows(750) == (75, [100, 150, 250, 700], 50)
     assert windows(100) == (15, [90], 10)
     assert windows(0) == (0, [], 0) and windows(19) == (19, [], 0)
     for n in range(20, 1200):

@@ -245,8 +245,8 @@ def lbfgs(
     Nocedal and Schnabel (1994), equation 3.13, so that all chains and all pairs are a few batched
     products. Steps are found by backtracking to the Armijo condition; a pair without positive
     curvature is left out. A chain is done when the largest entry of its gradient per row is below
-    ``tol``, when its last 20 steps won less than ``gain`` nats of log posterior, or when its loss has
-    stopped falling beyond the rounding of its float type.
+    ``tol``, when its last 20 steps won less than ``gain`` nats of log posterior, or when its loss
+    has stopped falling beyond the rounding of its float type.
 
     Returns
     -------
@@ -268,7 +268,7 @@ def lbfgs(
     done = grad.abs().amax(1) <= tol
     small = torch.zeros_like(loss)  # iterations in a row with next to no gain
     # rounding of the loss: of its sum in float64, or of the terms in float32
-    rounding = 1e-13 if dtype == torch.float64 else 1e-8
+    rounding = 1e-15 if dtype == torch.float64 else 1e-8
     for iteration in range(max_iter):
         if bool(done.all()):
             break
@@ -288,7 +288,11 @@ def lbfgs(
             # theta is rounded first, so that losses belong to the points that are kept
             trial = (x + step[:, None] * direction).to(dtype)
             trial_loss, trial_grad = evaluate(trial)
-            good = pending & (trial_loss <= loss + 1e-4 * step * slope)
+            good = trial_loss <= loss + 1e-4 * step * slope
+            # within the rounding of the loss its slope decides (Hager and Zhang, 2005, equation 4)
+            flat = trial_loss <= loss + rounding * loss.abs().clamp_min(1.0)
+            good |= flat & ((trial_grad * direction).sum(1).abs() <= 0.5 * slope.abs())
+            good &= pending
             new_x = torch.where(good[:, None], trial.double(), new_x)
             new_loss = torch.where(good, trial_loss, new_loss)
             new_grad = torch.where(good[:, None], trial_grad, new_grad)
@@ -306,7 +310,7 @@ def lbfgs(
         tiny = drop <= rounding * loss.abs().clamp_min(1.0)
         small = torch.where(tiny, small + 1, torch.zeros_like(small))
         x, loss, grad = new_x, new_loss, new_grad
-        done |= (grad.abs().amax(1) <= tol) | (small >= 5) | pending
+        done |= (grad.abs().amax(1) <= tol) | (small >= 10) | pending
         losses.append(loss.cpu().numpy())
         if gain > 0 and len(losses) > 20:
             won = torch.as_tensor(losses[-21] - losses[-1], device=loss.device)
