@@ -119,6 +119,7 @@ class LearnedNoise:
             assert abs(z) < 4, f"z = {z:.1f}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_hmc_with_learned_noise(seed):
     model = linear_model(n=20, noise="learned")

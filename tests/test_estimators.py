@@ -114,7 +114,7 @@ def weight_checks():
     has several modes, and rounding decides to which of them the climb leads. A linear model, which
     has one mode, is checked with learned noise.
     """
-    method = MAP(solver="lbfgs", tol=1e-10)
+    method = MAP(solver="lbfgs", tol=1e-12)
     models = [
         BayesianMLPClassifier((5,), method=method, dtype="float64", random_state=0),
         BayesianMLPRegressor((5,), method=method, noise=0.5, dtype="float64", random_state=0),

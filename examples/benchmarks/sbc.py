@@ -15,8 +15,8 @@ chains cost little more than few here, as all move in one batch.
 Uniformity is tested by chi-squared in ten bins, and by the largest distance of the ranks'
 empirical distribution function from the uniform one, whose distribution is simulated.
 
-    python examples/benchmarks/sbc.py --out sbc.jsonl  # 200 replicates, about ten minutes
-    python examples/benchmarks/sbc.py --quick          # 24 replicates of shorter chains
+    python examples/benchmarks/sbc.py --out sbc.jsonl  # 200 replicates, five to ten minutes
+    python examples/benchmarks/sbc.py --quick          # 24 replicates, half a minute
 
 With --out, each replicate's ranks are appended to the file as they come, and a run that was
 stopped goes on from them. The last line of the output is one JSON object with all figures.
