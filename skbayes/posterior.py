@@ -29,6 +29,8 @@ class Posterior:
         Whether every chain is one independent draw (an ensemble), so that R-hat has no meaning.
     messages : list of str, optional
         What the method has to say of its own convergence.
+    interrupted : bool, default=False
+        Whether Ctrl-C ended the run early.
 
     Attributes
     ----------
@@ -46,6 +48,7 @@ class Posterior:
         loss_curve: np.ndarray | None = None,
         independent: bool = False,
         messages: list[str] | None = None,
+        interrupted: bool = False,
     ) -> None:
         self.draws = draws
         self.layout = layout
@@ -55,6 +58,7 @@ class Posterior:
         self.loss_curve = loss_curve
         self.independent = independent
         self.messages = messages or []
+        self.interrupted = interrupted
 
     n_chains = property(lambda self: self.draws.shape[0], doc="Number of chains or members.")
     n_draws = property(lambda self: self.draws.shape[1], doc="Draws per chain.")

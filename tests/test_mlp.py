@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
-from skbayes.inference import HMC, MAP, Anchored
+from skbayes.inference import HMC, MAP, Anchored, Ensemble
 from skbayes.inference.hmc import _HMCKernel
 from skbayes.model import NormalPrior
 
@@ -312,3 +312,30 @@ def test_progress_bar(binary, capsys, quiet):
     model.set_params(verbose=1).fit(*binary)
     out, err = capsys.readouterr()
     assert out == "" and "BayesianMLPClassifier [####################] 22/22" in err
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        HMC(n_chains=2, n_warmup=5, n_draws=5),
+        Anchored(n_members=8, max_epochs=30),
+        MAP(max_epochs=30),
+        Ensemble(n_members=2),
+    ],
+)
+def test_interrupted_optimisation_ends_the_run(monkeypatch, method):
+    """Ctrl-C in the first phase of a method keeps what was reached, and no other phase begins."""
+    calls = []
+
+    def interrupt(bar, done, total, text):
+        calls.append(text)
+        if done == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("skbayes.progress.ProgressBar.__call__", interrupt)
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    model = BayesianMLPRegressor((5,), method=method, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
+        model.fit(X, X[:, 0])
+    assert len(calls) == 3
+    assert np.isfinite(model.predict(X)).all()

@@ -45,7 +45,7 @@ def one(kind: str, n: int) -> None:
     X = rng.normal(size=(n, 20)).astype(np.float32)
     train = X[:500]
     signal = train[:, 0] + np.sin(2 * train[:, 1])
-    method = Anchored(n_members=200, solver="adam", max_epochs=100, n_rounds=1)
+    method = Anchored(n_members=200, solver="adam", max_epochs=60)
     if kind == "regressor":
         model = BayesianMLPRegressor((50,), method=method, random_state=0).fit(train, signal)
     else:

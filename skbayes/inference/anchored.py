@@ -97,15 +97,18 @@ class Anchored(Method):
                 held = folds(log_posterior.n, self.n_members, streams)
                 noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
                 target = log_posterior.perturbed(streams, noise).without(held)
-                theta, _, _ = self._fit(target, theta, streams, 3, on_step, "noise")
+                first = self._fit(target, theta, streams, 3, on_step, "noise")
+                theta = first.theta
+                if first.interrupted:
+                    return points(theta, log_posterior, first.losses, first.messages, True)
                 by_held = log_prob_by_held_out(log_posterior, theta, held)
-                share = log_posterior.n / (log_posterior.n + 50.0)
+                share = log_posterior.total_weight / (log_posterior.total_weight + 50.0)
                 pooled = (1.0 - share) * by_prior + share * by_held
                 theta = sample_noise(log_posterior, theta, pooled, streams)
             noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
         target = log_posterior.perturbed(streams, noise)
-        theta, losses, messages = self._fit(target, theta, streams, 1, on_step)
-        return points(theta, log_posterior, losses, messages)
+        fit = self._fit(target, theta, streams, 1, on_step)
+        return points(fit.theta, log_posterior, fit.losses, fit.messages, fit.interrupted)
 
     def _fit(self, target, theta, streams, part, on_step, text="fit"):
         """Climb with a part (1 / part) of the epochs."""

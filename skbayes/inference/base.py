@@ -101,6 +101,14 @@ class Method(BaseEstimator):
             )
 
 
+class Interrupted(Exception):
+    """Ctrl-C during an optimisation; carries theta and the losses so far."""
+
+    def __init__(self, theta: Tensor, losses: np.ndarray) -> None:
+        super().__init__()
+        self.theta, self.losses = theta, losses
+
+
 def to_numpy(theta: Tensor) -> np.ndarray:
     """Copy a tensor to a numpy array of its own."""
     return theta.detach().cpu().numpy().copy()
@@ -111,6 +119,7 @@ def points(
     log_posterior,
     loss_curve: np.ndarray | None = None,
     messages: list[str] | None = None,
+    interrupted: bool = False,
 ) -> Posterior:
     """A posterior of one draw per chain, from an optimiser."""
     with torch.no_grad():
@@ -122,4 +131,5 @@ def points(
         loss_curve=loss_curve,
         independent=True,
         messages=messages,
+        interrupted=interrupted,
     )

@@ -102,4 +102,5 @@ def run_chains(
         adapted=kernel.adapted(),
         last_state=current,
         messages=messages,
+        interrupted=bool(messages),
     )

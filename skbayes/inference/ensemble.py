@@ -131,7 +131,7 @@ class Ensemble(Method):
             message = (
                 f"Training was interrupted in epoch {epoch + 1}; the members stay as they are."
             )
-            return points(best, log_posterior, losses[:, : epoch + 1], [message])
+            return points(best, log_posterior, losses[:, : epoch + 1], [message], True)
         messages = []
         if n_held and (patience < self.n_iter_no_change).any():
             late = int((patience < self.n_iter_no_change).sum())

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from skbayes.inference.adaptation import DualAveraging, RunningVariance, windows
-from skbayes.inference.base import Method, to_numpy
+from skbayes.inference.base import Method, points, to_numpy
 from skbayes.inference.chains import run_chains
 from skbayes.inference.ensemble import Ensemble
+from skbayes.posterior import Posterior
 
 DIVERGENCE = 1000.0  # energy error from which a trajectory counts as diverged
 
@@ -98,7 +99,9 @@ class HMC(Method):
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Sample, see `Method.run`."""
         if theta0 is None:
-            theta0 = start(self.init, log_posterior, streams, on_step)
+            theta0, stopped = start(self.init, log_posterior, streams, on_step)
+            if stopped is not None:
+                return stopped
         kernel = _HMCKernel(self, log_posterior, theta0)
         kernel.find_step_size(streams)
         return run_chains(
@@ -124,19 +127,28 @@ def check_init(method) -> None:
     method.init.check()
 
 
-def start(init, log_posterior, streams, on_step) -> Tensor:
-    """Starting points of chains, (n_chains, n_params), from streams of their own."""
+def start(init, log_posterior, streams, on_step) -> tuple[Tensor, Posterior | None]:
+    """Starting points of chains, (n_chains, n_params), from streams of their own.
+
+    After Ctrl-C the second value is what was reached, which then is the answer of the run.
+    """
     own = streams.child(0)
     if isinstance(init, str):
-        return log_posterior.sample_prior(own)
+        return log_posterior.sample_prior(own), None
     if init is None:
         init = Ensemble(n_members=streams.n_chains)
     elif init.chain_count() != streams.n_chains:
         own = streams.child(0, init.chain_count())
-    members = init.run(log_posterior, None, own, on_step).last_state
+    members = init.run(log_posterior, None, own, on_step)
     # with fewer members than chains, some chains share a start
-    members = members[np.arange(streams.n_chains) % len(members)]
-    return torch.as_tensor(members, dtype=log_posterior.dtype, device=log_posterior.device)
+    theta = members.last_state[np.arange(streams.n_chains) % members.n_chains]
+    theta = torch.as_tensor(theta, dtype=log_posterior.dtype, device=log_posterior.device)
+    if not members.interrupted:
+        return theta, None
+    message = (
+        "Sampling was interrupted before it began: the chains' starting points stand for draws."
+    )
+    return theta, points(theta, log_posterior, members.loss_curve, [message], True)
 
 
 class _HMCKernel:

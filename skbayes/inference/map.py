@@ -73,7 +73,7 @@ class MAP(Method):
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Climb to the mode, see `Method.run`."""
         theta = log_posterior.initial(streams) if theta0 is None else theta0
-        theta, losses, messages = climb(
+        theta, losses, messages, interrupted = climb(
             log_posterior,
             theta,
             streams,
@@ -88,4 +88,4 @@ class MAP(Method):
         )
         best = int(torch.argmax(log_posterior(theta)))
         keep = slice(best, best + 1)
-        return points(theta[keep], log_posterior, losses[keep], messages)
+        return points(theta[keep], log_posterior, losses[keep], messages, interrupted)

@@ -1,4 +1,4 @@
-"""Optimisers for many chains at once: momentum SGD, Adam and L-BFGS.
+"""Optimisers for many chains at once: momentum SGD and Adam, and the choice among all.
 
 All of them minimise the negative log posterior divided by the sum of the rows' weights, so that
 learning rates mean the same whatever the size of the data.
@@ -7,13 +7,31 @@ learning rates mean the same whatever the size of the data.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skbayes.inference.base import OnStep
+from skbayes.inference.base import Interrupted, OnStep
+from skbayes.inference.lbfgs import lbfgs
 from skbayes.inference.streams import Streams
+
+
+class Climb(NamedTuple):
+    """What `climb` reached."""
+
+    theta: Tensor
+    """Modes, (n_chains, n_params)."""
+
+    losses: np.ndarray
+    """Negative log posterior per row over the iterations, (n_chains, n_iter)."""
+
+    messages: list[str]
+    """What to tell the user."""
+
+    interrupted: bool
+    """Whether Ctrl-C ended it early."""
 
 
 class SGD:
@@ -102,7 +120,7 @@ def climb(
     gain: float = 0.0,
     on_step: OnStep | None = None,
     text: str = "optimise",
-) -> tuple[Tensor, np.ndarray, list[str]]:
+) -> Climb:
     """Climb to modes with one solver, or with what suits the size of the problem.
 
     ``solver="auto"`` is L-BFGS for a linear model, whose log posterior has one mode; for a network
@@ -125,17 +143,15 @@ def climb(
 
     Returns
     -------
-    theta : Tensor of shape (n_chains, n_params)
-    losses : ndarray of shape (n_chains, n_iter)
-    messages : list of str
-        What to tell the user.
+    Climb
     """
     n = log_posterior.n
     small = n <= 5000 and log_posterior.n_params <= 5000
     linear = len(log_posterior.network.layers) == 1
     first = {"auto": "none" if linear and small else "adam", "lbfgs": "none"}.get(solver, solver)
     last = solver == "lbfgs" or (solver == "auto" and small)
-    losses, messages = [], []
+    losses: list[np.ndarray] = []
+    messages: list[str] = []
     if first != "none":
         if batch_size is None:
             batch_size = n if n <= 1024 else 256
@@ -144,37 +160,50 @@ def climb(
         if epochs is None:
             epochs = max(20, math.ceil(steps * batch_size / n))
         default = 0.05 if first == "sgd" else 0.01
-        theta, loss = descend(
-            log_posterior,
-            theta,
-            streams,
-            solver=first,
-            learning_rate=default if learning_rate is None else learning_rate,
-            momentum=momentum,
-            batch_size=batch_size,
-            max_epochs=epochs,
-            on_step=on_step,
-            text=text,
-        )
-        losses.append(loss)
-        if loss.shape[1] < epochs:
-            last = False
-            messages.append(
-                f"The fit was interrupted after {loss.shape[1]} of {epochs} epochs; it stays as it "
-                "is."
+        try:
+            theta, loss = descend(
+                log_posterior,
+                theta,
+                streams,
+                solver=first,
+                learning_rate=default if learning_rate is None else learning_rate,
+                momentum=momentum,
+                batch_size=batch_size,
+                max_epochs=epochs,
+                on_step=on_step,
+                text=text,
             )
+        except Interrupted as stop:
+            return _stopped(stop, losses)
+        losses.append(loss)
     if last:
         max_iter = 1000 if max_epochs is None else max_epochs
-        theta, loss, converged = lbfgs(
-            log_posterior, theta, max_iter=max_iter, tol=tol, gain=gain, on_step=on_step, text=text
-        )
+        try:
+            theta, loss, converged = lbfgs(
+                log_posterior,
+                theta,
+                max_iter=max_iter,
+                tol=tol,
+                gain=gain,
+                on_step=on_step,
+                text=text,
+            )
+        except Interrupted as stop:
+            return _stopped(stop, losses)
         losses.append(loss)
         if not converged.all():
             messages.append(
                 f"{int((~converged).sum())} of {len(theta)} modes were not reached in "
                 f"{loss.shape[1] - 1} iterations of L-BFGS; raise max_epochs, or standardise X."
             )
-    return theta, np.concatenate(losses, 1), messages
+    return Climb(theta, np.concatenate(losses, 1), messages, False)
+
+
+def _stopped(stop: Interrupted, losses: list[np.ndarray]) -> Climb:
+    """What to return after Ctrl-C."""
+    curve = np.concatenate([*losses, stop.losses], 1)
+    message = f"The fit was interrupted after {curve.shape[1]} iterations; it stays as it is."
+    return Climb(stop.theta, curve, [message], True)
 
 
 def descend(
@@ -198,8 +227,12 @@ def descend(
     -------
     theta : Tensor of shape (n_chains, n_params)
     losses : ndarray of shape (n_chains, n_epochs)
-        Mean over the epoch's batches of the negative log posterior per row; fewer than
-        ``max_epochs`` after Ctrl-C.
+        Mean over the epoch's batches of the negative log posterior per row.
+
+    Raises
+    ------
+    Interrupted
+        After Ctrl-C, with what was reached.
     """
     theta = theta.clone()
     optimiser = first_order(solver, theta, momentum)
@@ -225,140 +258,5 @@ def descend(
     except KeyboardInterrupt:
         if not losses:
             raise  # nothing was gained yet
+        raise Interrupted(theta, np.stack(losses, 1)) from None
     return theta, np.stack(losses, 1)
-
-
-def lbfgs(
-    log_posterior,
-    theta: Tensor,
-    *,
-    max_iter: int,
-    tol: float = 1e-6,
-    gain: float = 0.0,
-    memory: int = 20,
-    on_step: OnStep | None = None,
-    text: str = "optimise",
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Limited-memory BFGS for every chain, all evaluated together.
-
-    The direction is that of Nocedal and Wright (2006), algorithm 7.5, in the matrix form of Byrd,
-    Nocedal and Schnabel (1994), equation 3.13, so that all chains and all pairs are a few batched
-    products. Steps are found by backtracking to the Armijo condition; a pair without positive
-    curvature is left out. A chain is done when the largest entry of its gradient per row is below
-    ``tol``, when its last 20 steps won less than ``gain`` nats of log posterior, or when its loss
-    has stopped falling beyond the rounding of its float type.
-
-    Returns
-    -------
-    theta : Tensor of shape (n_chains, n_params)
-    losses : ndarray of shape (n_chains, n_iter)
-    converged : ndarray of bool, shape (n_chains,)
-    """
-    n = log_posterior.total_weight
-    dtype = theta.dtype
-
-    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        value, grad = log_posterior.value_and_grad(x)
-        return -value / n, grad.double().mul_(-1.0 / n)
-
-    x = theta.double()
-    loss, grad = evaluate(theta)
-    pairs = _Pairs(x, memory)
-    losses = [loss.cpu().numpy()]
-    done = grad.abs().amax(1) <= tol
-    small = torch.zeros_like(loss)  # iterations in a row with next to no gain
-    # rounding of the loss: of its sum in float64, or of the terms in float32
-    rounding = 1e-15 if dtype == torch.float64 else 1e-8
-    for iteration in range(max_iter):
-        if bool(done.all()):
-            break
-        direction = pairs.direction(grad)
-        slope = (direction * grad).sum(1)
-        bad = ~(slope < 0)
-        if bool(bad.any()):
-            direction = torch.where(bad[:, None], -grad, direction)
-            slope = (direction * grad).sum(1)
-        step = torch.ones_like(loss)
-        if iteration == 0:
-            step /= grad.norm(dim=1).clamp_min(1.0)
-        direction[done] = 0.0
-        new_x, new_loss, new_grad = x.clone(), loss.clone(), grad.clone()
-        pending = ~done
-        for _ in range(25):
-            # theta is rounded first, so that losses belong to the points that are kept
-            trial = (x + step[:, None] * direction).to(dtype)
-            trial_loss, trial_grad = evaluate(trial)
-            good = trial_loss <= loss + 1e-4 * step * slope
-            # within the rounding of the loss its slope decides (Hager and Zhang, 2005, equation 4)
-            flat = trial_loss <= loss + rounding * loss.abs().clamp_min(1.0)
-            good |= flat & ((trial_grad * direction).sum(1).abs() <= 0.5 * slope.abs())
-            good &= pending
-            new_x = torch.where(good[:, None], trial.double(), new_x)
-            new_loss = torch.where(good, trial_loss, new_loss)
-            new_grad = torch.where(good[:, None], trial_grad, new_grad)
-            pending &= ~good
-            if not bool(pending.any()):
-                break
-            # minimum of the parabola through both losses and the slope, kept within bounds
-            bend = 2.0 * (trial_loss - loss - step * slope)
-            best = -slope * step**2 / bend
-            best = torch.where(torch.isfinite(best), best, 0.1 * step)
-            best = torch.minimum(torch.maximum(best, 0.1 * step), 0.5 * step)
-            step = torch.where(pending, best, step)
-        pairs.add(new_x - x, new_grad - grad)
-        drop = loss - new_loss
-        tiny = drop <= rounding * loss.abs().clamp_min(1.0)
-        small = torch.where(tiny, small + 1, torch.zeros_like(small))
-        x, loss, grad = new_x, new_loss, new_grad
-        done |= (grad.abs().amax(1) <= tol) | (small >= 10) | pending
-        losses.append(loss.cpu().numpy())
-        if gain > 0 and len(losses) > 20:
-            won = torch.as_tensor(losses[-21] - losses[-1], device=loss.device)
-            done |= won * n < gain
-        try:
-            if on_step is not None:
-                on_step(iteration + 1, max_iter, f"{text}, loss {float(loss.mean()):.4g}")
-        except KeyboardInterrupt:
-            break
-    return x.to(dtype), np.stack(losses, 1), done.cpu().numpy()
-
-
-class _Pairs:
-    """The last steps s and changes of the gradient y of every chain, as matrices.
-
-    With S, Y holding m pairs as rows, R the upper triangle of S Y^T and D its diagonal,
-
-        H g = gamma g + [S^T, gamma Y^T] [[R^-T (D + gamma Y Y^T) R^-1, -R^-T], [-R^-1, 0]]
-              [S g, gamma Y g].
-    """
-
-    def __init__(self, like: Tensor, memory: int) -> None:
-        self.memory = memory
-        n_chains, n_params = like.shape
-        self.s, self.y = like.new_zeros(2, n_chains, 0, n_params)
-        self.gamma = like.new_ones(n_chains)
-
-    def add(self, s: Tensor, y: Tensor) -> None:
-        """Take in one pair per chain; pairs without positive curvature become zeros."""
-        curvature = (s * y).sum(1)
-        good = curvature > 1e-10 * s.norm(dim=1) * y.norm(dim=1)
-        s, y = s * good[:, None], y * good[:, None]
-        self.gamma = torch.where(good, curvature / (y * y).sum(1).clamp_min(1e-300), self.gamma)
-        self.s = torch.cat([self.s[:, -(self.memory - 1) :], s[:, None]], 1)
-        self.y = torch.cat([self.y[:, -(self.memory - 1) :], y[:, None]], 1)
-
-    def direction(self, grad: Tensor) -> Tensor:
-        """Minus the inverse Hessian's estimate times the gradient."""
-        if not self.s.shape[1]:
-            return -grad
-        gamma = self.gamma[:, None, None]
-        product = self.s @ self.y.mT  # (chains, m, m)
-        diagonal = product.diagonal(dim1=1, dim2=2)
-        # a pair that was left out has zeros all over; a one on the diagonal makes it harmless
-        r = product.triu() + torch.diag_embed((diagonal == 0).to(product))
-        sg, yg = self.s @ grad[:, :, None], gamma * (self.y @ grad[:, :, None])
-        inner = torch.linalg.solve_triangular(r, sg, upper=True)
-        middle = diagonal[:, :, None] * inner + gamma * (self.y @ (self.y.mT @ inner)) - yg
-        top = torch.linalg.solve_triangular(r.mT, middle, upper=False)
-        step = gamma[:, :, 0] * grad + (self.s.mT @ top - gamma * (self.y.mT @ inner))[:, :, 0]
-        return -step
