@@ -99,12 +99,12 @@ class Ensemble(Method):
         chosen = streams
         try:
             for epoch in range(self.max_epochs):
-                loss = torch.zeros(len(active), dtype=torch.float64, device=theta.device)
                 for index in batches(chosen, rows[active], batch_size):
-                    value, grad = log_posterior.minibatch(index).value_and_grad(theta)
+                    target = log_posterior.minibatch(index)
+                    grad = target.grad(theta)
                     optimiser.step(theta, grad.mul_(-1.0 / total_weight), self.learning_rate)
-                    loss -= value * (index.shape[1] / n_rows)
-                losses[active, epoch] = loss.cpu().numpy() / total_weight
+                # of the epoch's last minibatch, since a value at every step would cost time
+                losses[active, epoch] = target(theta).cpu().numpy() / -total_weight
                 if check is None:
                     best[active] = theta
                 else:

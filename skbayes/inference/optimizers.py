@@ -77,10 +77,10 @@ class Adam:
         self.t += 1
         self.m.lerp_(grad, 1 - self.beta1)
         self.v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        root = 1 - self.beta2**self.t
-        size = rate / (1 - self.beta1**self.t)
-        denominator = (self.v / root).sqrt_().add_(self.epsilon)
-        theta.addcdiv_(self.m, denominator, value=-size)
+        # the corrections of m and v are numbers: they go into the step, not into the arrays
+        root = (1 - self.beta2**self.t) ** 0.5
+        size = rate * root / (1 - self.beta1**self.t)
+        theta.addcdiv_(self.m, self.v.sqrt().add_(self.epsilon * root), value=-size)
 
     def keep(self, chains: Tensor) -> None:
         """Go on with some of the chains only."""

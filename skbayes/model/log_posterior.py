@@ -351,7 +351,9 @@ def _take(values: Tensor, index: np.ndarray) -> Tensor:
     if index.ndim == 1:
         return values[..., flat]
     if values.shape[0] == 1:
-        return values[0][..., flat].movedim(-2, 0).contiguous()
+        rows = values[0].movedim(-1, 0)  # (n, ...)
+        picked = rows.index_select(0, flat.reshape(-1)).view(*index.shape, *rows.shape[1:])
+        return picked.movedim(1, -1).contiguous()  # (n_chains, ..., batch)
     chains = torch.arange(values.shape[0], device=values.device)[:, None]
     return (
         values.movedim(1, -1)[chains, flat].movedim(-1, 1)

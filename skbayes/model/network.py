@@ -96,12 +96,11 @@ class MLPNetwork:
     def initial(self, streams, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Glorot-normal starting weights and zero biases, one vector per chain.
 
-        Glorot and Bengio (2010), with He's gain where the activation halves the variance.
+        Glorot and Bengio (2010), equation 12.
         """
         theta = streams.normal(self.n_params, dtype=dtype, device=device)
         for layer in self.layers:
-            gain = 2.0 if self.activation in ("relu", "silu", "gelu") else 1.0
-            theta[:, layer.weight] *= (2.0 * gain / (layer.fan_in + layer.fan_out)) ** 0.5
+            theta[:, layer.weight] *= (2.0 / (layer.fan_in + layer.fan_out)) ** 0.5
             theta[:, layer.bias] = 0.0
         return theta
 
