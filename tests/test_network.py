@@ -166,7 +166,7 @@ def test_initial_weights():
     net = MLPNetwork(100, (80,), 1, "relu")
     theta = net.initial(Streams(0, 4), **F64).numpy()
     layer = net.layers[0]
-    variance = 2.0 * 2.0 / (100 + 80)  # Glorot, with He's gain
+    variance = 2.0 / (100 + 80)  # Glorot
     values = theta[:, layer.weight]
     assert abs((values**2).mean() / variance - 1) < 4 * np.sqrt(2 / values.size)
     assert (theta[:, layer.bias] == 0).all()

@@ -52,8 +52,8 @@ class Anchored(Method):
         Rows per step of Adam; None is 256, or all rows up to 1,024 of them.
     max_epochs : int or None, default=None
         Passes over the data (iterations of L-BFGS); None is as many as 1,500 steps of Adam take,
-        at least 20, and 1,000 iterations of L-BFGS. The first fit that learned noise needs takes a
-        third of it.
+        at least 20, and 1,000 iterations of L-BFGS (100 where it follows Adam). The first fit that
+        learned noise needs takes a third of it.
     """
 
     needs = frozenset({"perturbed"})
@@ -124,6 +124,7 @@ class Anchored(Method):
             steps=steps // part,
             tol=1e-7,
             gain=0.05,
+            polish=100,
             on_step=on_step,
             text=text,
         )

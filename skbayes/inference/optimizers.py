@@ -118,6 +118,7 @@ def climb(
     steps: int,
     tol: float = 1e-6,
     gain: float = 0.0,
+    polish: int | None = None,
     on_step: OnStep | None = None,
     text: str = "optimise",
 ) -> Climb:
@@ -140,6 +141,8 @@ def climb(
         Of the solvers.
     steps : int
         Steps of Adam or SGD where ``max_epochs`` is None.
+    polish : int, optional
+        Iterations of L-BFGS at most after Adam, where being near the mode is enough.
 
     Returns
     -------
@@ -178,6 +181,9 @@ def climb(
         losses.append(loss)
     if last:
         max_iter = 1000 if max_epochs is None else max_epochs
+        near = first != "none" and polish is not None
+        if near:
+            max_iter = min(max_iter, polish or max_iter)
         try:
             theta, loss, converged = lbfgs(
                 log_posterior,
@@ -191,7 +197,7 @@ def climb(
         except Interrupted as stop:
             return _stopped(stop, losses)
         losses.append(loss)
-        if not converged.all():
+        if not converged.all() and not near:
             messages.append(
                 f"{int((~converged).sum())} of {len(theta)} modes were not reached in "
                 f"{loss.shape[1] - 1} iterations of L-BFGS; raise max_epochs, or standardise X."
