@@ -243,7 +243,8 @@ class BayesianEstimator(BaseEstimator):
 
     def _sampled_functions(self, X, n_samples, rng: np.random.Generator):
         """Outputs (n_outputs, n) at all rows for draws from the posterior, with their theta."""
-        inside = self._scaler.transform(self._check_X(X))
+        X = self._check_X(X)
+        inside = self._scaler.transform(X)
         check_finite(inside)
         theta = self.posterior_.sample(check_count("n_samples", n_samples), rng)
         size = max(1, MEMORY // (8 * inside.shape[0] * self._layout.network.n_outputs))

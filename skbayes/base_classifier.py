@@ -64,11 +64,11 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             if len(classes) < 2:
                 raise ValueError(
                     f"{type(self).__name__} needs at least 2 classes, but y holds one class: "
-                    f"{classes[0]!r}."
+                    f"{classes.tolist()[0]!r}."
                 )
             code = np.searchsorted(classes, y)
             if self.class_weight is not None:
-                more = compute_sample_weight(self.class_weight, y)
+                more = self._class_weights(y)
                 weight = more if weight is None else weight * more
             if len(classes) == 2:
                 encoded = code[None].astype(np.float64)
@@ -78,6 +78,18 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             raise ValueError("warm_start=True: y has another number of labels than the first fit.")
         self.classes_, self._multilabel = classes, multilabel
         return encoded, weight  # (n_targets, n)
+
+    def _class_weights(self, y) -> np.ndarray:
+        """Weights of the rows by ``class_weight``."""
+        given = self.class_weight
+        if isinstance(given, dict) or (isinstance(given, str) and given == "balanced"):
+            out = compute_sample_weight(given, y)
+            if np.isfinite(out).all() and (out >= 0).all() and out.any():
+                return out
+        raise ValueError(
+            f"class_weight={given!r} is not allowed; it must be None, 'balanced', or a dict from "
+            "classes to finite weights >= 0 that are not all zero."
+        )
 
     def _make_likelihood(self, targets, weight):
         if targets is None or self._multilabel or len(self.classes_) == 2:

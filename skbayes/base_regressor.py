@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from skbayes.base import BayesianEstimator, check_count, random_generator
 from skbayes.model import Normal
@@ -64,6 +64,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
 
         A number, or an array (n_outputs,); only where it is one for all rows.
         """
+        check_is_fitted(self, "posterior_")
         likelihood = self._layout.likelihood
         if likelihood.heteroscedastic:
             raise AttributeError("noise_std_ is not one number where noise='heteroscedastic'.")

@@ -48,7 +48,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         ``NormalPrior(scale=3.0, fan_in=True)``.
     standardize : {True, False, "X", "y"}, default=True
         Whether the columns of X are brought to mean zero and deviation one (True, "X"); sparse X
-        is scaled only.
+        is divided by the largest absolute value of each column.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as if there were more rows of them. Probabilities then refer to a
         population weighted so.

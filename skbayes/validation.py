@@ -109,6 +109,8 @@ def check_noise(noise, n_outputs: int, y_scale: np.ndarray):
     if isinstance(noise, str) and noise in ("learned", "heteroscedastic"):
         return noise
     try:
+        if isinstance(noise, str):
+            raise ValueError
         values = np.broadcast_to(np.asarray(noise, dtype=np.float64), (n_outputs,))
     except (TypeError, ValueError):
         values = np.array([np.nan])
@@ -147,6 +149,8 @@ def check_targets(y, shape: tuple[int, ...]) -> np.ndarray:
         y = y[:, 0]
     if y.shape != shape:
         raise ValueError(f"y has the shape {y.shape}, but with this X it must be {shape}.")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise ValueError("y contains NaN or infinity.")
     return y
 
 
@@ -159,7 +163,7 @@ class Standardizer:
     """Weighted mean and deviation of every column, frozen once fitted.
 
     Constant columns keep the scale one, so that they become zero and stay harmless. Sparse
-    columns are scaled and never centred.
+    columns are divided by their largest absolute value and never centred.
 
     Parameters
     ----------
@@ -179,11 +183,11 @@ class Standardizer:
         w = np.ones(X.shape[0]) if weight is None else weight
         share = w / w.sum()
         if sp.issparse(X):
-            mean = np.asarray(X.T @ share).ravel()
-            square = np.asarray(X.multiply(X).T @ share).ravel()
-            deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-            constant = deviation <= 1e-7 * np.sqrt(square)
-            self.scale = np.where(constant, 1.0, deviation)
+            # The largest absolute value, not the deviation: that of a rare word is next to nothing,
+            # and its column would drown all others.
+            used = X if weight is None else X[weight > 0]
+            top = np.asarray(abs(used).max(0).todense(), dtype=np.float64).ravel()
+            self.scale = np.where(top > 0, top, 1.0)
             return self
         # columns are brought near one first, so that squares neither overflow nor vanish
         top = np.abs(X).max(0).astype(np.float64)

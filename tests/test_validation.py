@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from settings import METHOD_SETTINGS
+from sklearn.exceptions import NotFittedError
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import HMC, MAP, Anchored, Ensemble
@@ -306,10 +307,10 @@ def test_standardizer(dtype, weighted):
     inside = scaler.transform(repeated)[:, :3]
     np.testing.assert_allclose(inside.mean(0), 0.0, atol=1e-6)
     np.testing.assert_allclose(inside.std(0), 1.0, rtol=1e-6)
-    # sparse columns have the same scale and are not moved
-    sparse = Standardizer(True).fit(sp.csr_array(exact), None)
+    # sparse columns are divided by their largest value and not moved
+    sparse = Standardizer(True).fit(sp.csr_array(X.astype(np.float64)), weight)
     np.testing.assert_allclose(sparse.mean, 0.0)
-    np.testing.assert_allclose(sparse.scale[0], exact[:, 0].std(), rtol=1e-6)
+    np.testing.assert_allclose(sparse.scale, np.abs(exact).max(0))
 
 
 @pytest.mark.parametrize("name", METHOD_SETTINGS)
@@ -341,3 +342,19 @@ def test_values_too_large_to_scale():
     model = make(BayesianMLPRegressor).fit(X * 1e-12, [0.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="X has values so large"):
         model.predict(X * 1e300)
+
+
+@pytest.mark.parametrize("value", [{0: -1, 1: 1}, {0: np.nan, 1: 1}, {0: 0, 1: 0}, [1, 2], "bal"])
+def test_bad_class_weight(value):
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    with pytest.raises(ValueError, match="class_weight"):
+        BayesianMLPClassifier((3,), method="map", class_weight=value).fit(X, X[:, 0] > 0)
+
+
+def test_unfitted():
+    X = np.zeros((2, 3))
+    for model in (BayesianMLPClassifier(), BayesianMLPRegressor()):
+        with pytest.raises(NotFittedError):
+            model.sample_y(X)
+    with pytest.raises(NotFittedError):
+        BayesianMLPRegressor().noise_std_  # noqa: B018
