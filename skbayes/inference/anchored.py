@@ -124,7 +124,7 @@ class Anchored(Method):
             steps=steps // part,
             tol=1e-7,
             gain=0.05,
-            polish=100,
+            polish=100 if max_epochs is None else None,
             on_step=on_step,
             text=text,
         )
