@@ -68,7 +68,6 @@ def run_chains(
     messages: list[str] = []
     total = n_warmup + n_draws * thin
     kept = 0
-    current = to_numpy(kernel.theta)
     now: dict[str, np.ndarray] = {}
     try:
         for i in range(total):
@@ -94,13 +93,11 @@ def run_chains(
             draws[:, 0] = to_numpy(kernel.theta)
             stats = {name: values[:, None] for name, values in now.items()}
             kept = 1
-    current = draws[:, kept - 1].copy()
     return Posterior(
         draws[:, :kept].copy() if kept < n_draws else draws,
         layout,
         stats={name: values[:, :kept] for name, values in stats.items()},
         adapted=kernel.adapted(),
-        last_state=current,
         messages=messages,
         interrupted=bool(messages),
     )

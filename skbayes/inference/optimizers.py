@@ -181,9 +181,9 @@ def climb(
         losses.append(loss)
     if last:
         max_iter = 1000 if max_epochs is None else max_epochs
-        near = first != "none" and polish is not None
-        if near:
-            max_iter = min(max_iter, polish or max_iter)
+        near = False
+        if first != "none" and polish is not None:
+            near, max_iter = True, min(max_iter, polish)
         try:
             theta, loss, converged = lbfgs(
                 log_posterior,
