@@ -23,7 +23,7 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
-    default_prior_scale = 3.0
+    default_prior_scale = 2.0
 
     classes_: np.ndarray
     _multilabel: bool

@@ -45,7 +45,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         ``"auto"`` is ``"anchored"``.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
-        ``NormalPrior(scale=3.0, fan_in=True)``.
+        ``NormalPrior(scale=2.0, fan_in=True)``.
     standardize : {True, False, "X", "y"}, default=True
         Whether the columns of X are brought to mean zero and deviation one (True, "X"); sparse X
         is divided by the largest absolute value of each column.

@@ -351,7 +351,7 @@ def _take(values: Tensor, index: np.ndarray) -> Tensor:
     if index.ndim == 1:
         return values[..., flat]
     if values.shape[0] == 1:
-        rows = values[0].movedim(-1, 0)  # (n, ...)
+        rows = values[0].movedim(-1, 0).contiguous()  # (n, ...); else much slower
         picked = rows.index_select(0, flat.reshape(-1)).view(*index.shape, *rows.shape[1:])
         return picked.movedim(1, -1).contiguous()  # (n_chains, ..., batch)
     chains = torch.arange(values.shape[0], device=values.device)[:, None]
