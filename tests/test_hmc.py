@@ -11,6 +11,7 @@ from gaussian_target import CPU, check_moments, correlated, mcse_of_mean
 from skbayes.inference import HMC, Streams
 from skbayes.inference.adaptation import DualAveraging, RunningVariance, windows
 from skbayes.inference.hmc import _HMCKernel
+from skbayes.inference.metric import DiagonalMetric
 from skbayes.model import Bernoulli, Inputs, LogPosterior, MLPNetwork, Normal, NormalPrior
 
 REFERENCE = Path(__file__).parent / "data" / "logistic_reference.json"
@@ -40,8 +41,8 @@ def tanh_network(n, dtype, seed=0, width=10):
 
 def energy_error(kernel, momentum, step_size, n_steps):
     """H at the end less H at the start, (n_chains,)."""
-    _, after, value, _ = kernel._leapfrog(momentum, step_size, n_steps)
-    return (kernel.value - value + kernel._kinetic(after) - kernel._kinetic(momentum)).numpy()
+    _, after, value, _ = kernel.leapfrog(momentum, step_size, n_steps)
+    return (kernel.value - value + kernel.metric.kinetic(after) - kernel.metric.kinetic(momentum)).numpy()
 
 
 # ---------------------------------------------------------------------- the integrator
@@ -51,14 +52,16 @@ def test_leapfrog_is_reversible():
     target, theta = tanh_network(50, torch.float64)
     theta = theta + 0.1 * Streams(1, 5).normal(target.n_params, dtype=torch.float64)
     kernel = make_kernel(target, theta, 0.02)
-    kernel.inverse_mass = 0.5 + torch.rand((1, target.n_params), dtype=torch.float64)
-    momentum = kernel._momentum(Streams(2, 5))
+    kernel.metric = DiagonalMetric(
+        0.5 + torch.rand((1, target.n_params), dtype=torch.float64)
+    )
+    momentum = kernel.momentum(Streams(2, 5))
     step_size = np.linspace(0.005, 0.02, 5)
-    end, after, value, grad = kernel._leapfrog(momentum, step_size, 30)
+    end, after, value, grad = kernel.leapfrog(momentum, step_size, 30)
     assert float((end - theta).abs().max()) > 0.1
     back = make_kernel(target, end, 0.02)
-    back.inverse_mass = kernel.inverse_mass
-    start, before, value, grad = back._leapfrog(-after, step_size, 30)
+    back.metric = kernel.metric
+    start, before, value, grad = back.leapfrog(-after, step_size, 30)
     for found, expected in (
         (start, theta),
         (before, -momentum),
@@ -73,7 +76,7 @@ def test_energy_error_falls_as_the_square_of_the_step():
     target, theta = tanh_network(50, torch.float64)
     theta = theta.expand(32, -1).clone()
     kernel = make_kernel(target, theta, 0.01)
-    momentum = kernel._momentum(Streams(2, 32))
+    momentum = kernel.momentum(Streams(2, 32))
     errors = [energy_error(kernel, momentum, np.full(32, 0.008 / k), 20 * k) for k in (1, 2, 4)]
     size = [np.sqrt(np.mean(error**2)) for error in errors]
     assert 3.5 < size[0] / size[1] < 4.5 and 3.8 < size[1] / size[2] < 4.2
@@ -109,7 +112,7 @@ def transitions():
     target = correlated(3, condition=4.0)
     before = target.sample(Streams(5, n_chains))
     kernel = make_kernel(target, before, 0.65, trajectory_length=3.0)
-    kernel.inverse_mass = torch.tensor([[2.5, 0.3, 1.0]], dtype=torch.float64)
+    kernel.metric = DiagonalMetric(torch.tensor([[2.5, 0.3, 1.0]], dtype=torch.float64))
     result = kernel.step(Streams(6, n_chains), 0)
     return target, before, kernel.theta, result
 

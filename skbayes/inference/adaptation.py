@@ -49,6 +49,17 @@ class DualAveraging:
         self.log_mean = share * log_step + (1.0 - share) * self.log_mean
         self.step_size = np.exp(log_step)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything as arrays."""
+        names = ("mu", "log_mean", "error", "step_size", "t")
+        return {name: np.array(getattr(self, name)) for name in names}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        for name, value in state.items():
+            setattr(self, name, np.array(value))
+        self.t = int(self.t)
+
     def finish(self) -> np.ndarray:
         """The averaged step sizes, to be kept from here on."""
         self.step_size = np.exp(self.log_mean)
@@ -80,6 +91,24 @@ class RunningVariance:
         delta = x - self.mean
         self.mean += delta / self.count
         self.square += delta * (x - self.mean)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything as arrays."""
+        if self.mean is None or self.square is None:
+            return {}
+        return {
+            "count": np.array(self.count),
+            "mean": self.mean.cpu().numpy().copy(),
+            "square": self.square.cpu().numpy().copy(),
+        }
+
+    def restore(self, state: dict[str, np.ndarray], device: torch.device) -> None:
+        """Go on from what `state` gave."""
+        self.reset()
+        if "count" in state:
+            self.count = int(state["count"])
+            self.mean = torch.as_tensor(state["mean"].copy(), device=device)
+            self.square = torch.as_tensor(state["square"].copy(), device=device)
 
     def variance(self) -> Tensor:
         """Shrunken variance (n_params,), as Stan does it: towards 1e-3 while draws are few."""

@@ -1,0 +1,270 @@
+"""What Markov chain methods share: starting points, step sizes, metrics, the run itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.inference.adaptation import DualAveraging, windows
+from skbayes.inference.base import Method, points, to_numpy
+from skbayes.inference.chains import run_chains
+from skbayes.inference.ensemble import Ensemble
+from skbayes.inference.metric import METRICS, DiagonalMetric, MetricEstimate, restore_metric
+from skbayes.posterior import Posterior
+
+DIVERGENCE = 1000.0  # energy error from which a trajectory counts as diverged
+
+
+class ChainMethod(Method):
+    """A method that moves Markov chains: a subclass names its kernel and its own parameters."""
+
+    n_chains: int
+    n_warmup: int
+    n_draws: int
+    thin: int
+    step_size: float | None
+    init: Method | str | None
+
+    def chain_count(self):
+        """Number of chains."""
+        return self.n_chains
+
+    def check(self):
+        """Check the parameters, see `Method.check`."""
+        self._require("n_chains", "n_draws", "thin")
+        self._require("n_warmup", low=0)
+        self._positive("step_size", or_in=(None,))
+        if hasattr(self, "target_accept"):
+            self._require("target_accept", kind=(int, float), low=0.05, high=0.999)
+        if hasattr(self, "metric"):
+            self._choice("metric", METRICS)
+        self._check_init()
+
+    def run(self, log_posterior, theta0, streams, on_step=None):
+        """Sample, see `Method.run`."""
+        if theta0 is None:
+            theta0, stopped = start(self.init, log_posterior, streams, on_step)
+            if stopped is not None:
+                return stopped
+        kernel = self._kernel(log_posterior, theta0)
+        kernel.find_step_size(streams)
+        return run_chains(
+            kernel,
+            log_posterior.layout,
+            streams,
+            n_warmup=self.n_warmup,
+            n_draws=self.n_draws,
+            thin=self.thin,
+            on_step=on_step,
+        )
+
+    def _kernel(self, log_posterior, theta: Tensor):
+        """Make the kernel at its starting points."""
+        raise NotImplementedError("abstract")
+
+    def _check_init(self) -> None:
+        if self.init is None or (isinstance(self.init, str) and self.init == "prior"):
+            return
+        if not isinstance(self.init, Method):
+            raise ValueError(
+                f"{type(self).__name__}: init={self.init!r} is not allowed; it must be a method "
+                'object such as Ensemble(), "prior", or None.'
+            )
+        self.init.check()
+
+
+class GradientKernel:
+    """The state of all chains of a sampler that uses gradients, with its step sizes and metric.
+
+    Parameters
+    ----------
+    method : ChainMethod
+        Its hyper-parameters.
+    log_posterior : LogPosterior
+        The target.
+    theta : Tensor of shape (n_chains, n_params)
+        Starting points.
+
+    Attributes
+    ----------
+    theta, value, grad : Tensor
+        Points, their log posterior (float64) and its gradient.
+    metric : DiagonalMetric
+        Shared by the chains.
+    averaging : DualAveraging
+        One step size per chain, ``averaging.step_size``.
+    """
+
+    def __init__(self, method, log_posterior, theta: Tensor) -> None:
+        self.method, self.log_posterior = method, log_posterior
+        self.theta = theta
+        self.value, self.grad = log_posterior.value_and_grad(theta)
+        self.grad = self.grad.clone()
+        if not bool(torch.isfinite(self.value).all()):
+            raise ValueError("The log posterior is not finite where the chains start.")
+        self.metric = DiagonalMetric(torch.ones_like(theta[:1]))
+        first = 0.1 if method.step_size is None else float(method.step_size)
+        self.averaging = DualAveraging(np.full(len(theta), first), method.target_accept)
+        self.estimate = MetricEstimate(getattr(method, "metric", "diagonal"))
+        self.schedule = windows(method.n_warmup)
+
+    def step(self, streams, iteration):
+        """Move all chains once, see `Kernel.step`."""
+        raise NotImplementedError("abstract")
+
+    def adapt(self, iteration, n_warmup, stats):
+        """Tune step sizes and, at the ends of windows, the metric; see `Kernel.adapt`."""
+        first, ends, _ = self.schedule
+        self.averaging.update(stats["acceptance"])
+        if ends and first <= iteration < ends[-1]:
+            self.estimate.add(self.theta)
+            if iteration + 1 in ends:
+                self.metric = self.estimate.finish(self.theta)
+                self.averaging.restart(self.averaging.finish())
+        if iteration + 1 == n_warmup:
+            self.averaging.finish()
+
+    def adapted(self):
+        """What was tuned, see `Kernel.adapted`."""
+        return {
+            "step_size": self.averaging.step_size.copy(),
+            "inverse_mass": to_numpy(self.metric.variance[0]),
+        }
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next step depends on, besides the random streams."""
+        out = {"theta": to_numpy(self.theta)}
+        parts = {
+            "metric": self.metric.state(),
+            "averaging": self.averaging.state(),
+            "estimate": self.estimate.state(),
+        }
+        for name, part in parts.items():
+            out.update({f"{name}.{key}": value for key, value in part.items()})
+        return out
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+
+        def part(name: str) -> dict[str, np.ndarray]:
+            start = f"{name}."
+            return {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
+
+        like = self.theta
+        self.theta = torch.as_tensor(state["theta"].copy(), dtype=like.dtype, device=like.device)
+        self.value, self.grad = self.log_posterior.value_and_grad(self.theta)
+        self.grad = self.grad.clone()
+        self.metric = restore_metric(part("metric"), like)
+        self.averaging.restore(part("averaging"))
+        self.estimate.restore(part("estimate"), like)
+
+    def find_step_size(self, streams) -> None:
+        """Double or halve each chain's step until one leapfrog step is accepted half the time.
+
+        Hoffman and Gelman (2014), algorithm 4.
+        """
+        if self.method.step_size is not None:
+            return
+        own = streams.child(1)
+        step_size = self.averaging.step_size.copy()
+        momentum = self.momentum(own)
+        direction = np.zeros(len(step_size))
+        for _ in range(60):
+            error = to_numpy(self.try_step(momentum, step_size))
+            up = np.where(error > np.log(0.5), 1.0, -1.0)
+            direction = np.where(direction == 0.0, up, direction)
+            moving = direction == up
+            if not moving.any():
+                break
+            step_size = np.where(moving, step_size * 2.0**direction, step_size)
+        self.averaging.restart(step_size)
+
+    def try_step(self, momentum: Tensor, step_size: np.ndarray) -> Tensor:
+        """Log acceptance ratio (n_chains,) of one leapfrog step from the current points."""
+        _, new_momentum, value, _ = self.leapfrog(momentum, step_size, 1)
+        error = value - self.value
+        error = error + self.metric.kinetic(momentum) - self.metric.kinetic(new_momentum)
+        return torch.nan_to_num(error, nan=-torch.inf)
+
+    def momentum(self, streams) -> Tensor:
+        """Fresh momenta (n_chains, n_params)."""
+        like = self.theta
+        normal = streams.normal(like.shape[1], dtype=like.dtype, device=like.device)
+        return self.metric.momentum(normal)
+
+    def leapfrog(
+        self, momentum: Tensor, step_size: np.ndarray, n_steps: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Follow all chains for ``n_steps``; one gradient a step, and one value at the end.
+
+        Returns
+        -------
+        theta, momentum, value, grad : Tensor
+        """
+        epsilon = self.column(step_size)
+        theta = self.theta.clone()
+        p = torch.addcmul(momentum, epsilon, self.grad, value=0.5)
+        simple = type(self.metric) is DiagonalMetric
+        drift = epsilon * self.metric.variance if simple else epsilon
+        for i in range(n_steps):
+            theta.addcmul_(drift, p if simple else self.metric.velocity(p))
+            if i < n_steps - 1:
+                p.addcmul_(epsilon, self.log_posterior.grad(theta))
+        value, grad = self.log_posterior.value_and_grad(theta)
+        p.addcmul_(epsilon, grad, value=0.5)
+        return theta, p, value, grad
+
+    def accept(self, accepted: Tensor, theta: Tensor, value: Tensor, grad: Tensor) -> None:
+        """Move the chains whose proposal is accepted."""
+        self.theta = torch.where(accepted[:, None], theta, self.theta)
+        self.grad = torch.where(accepted[:, None], grad, self.grad)
+        self.value = torch.where(accepted, value, self.value)
+
+    def column(self, values: np.ndarray) -> Tensor:
+        """Numbers of each chain, as a column (n_chains, 1)."""
+        return torch.as_tensor(values[:, None], dtype=self.theta.dtype, device=self.theta.device)
+
+
+def metropolis_statistics(kernel: GradientKernel, error: Tensor, n_gradients) -> dict:
+    """Statistics of a proposal whose log acceptance ratio is ``error``, (n_chains,)."""
+    return {
+        "log_prob": to_numpy(kernel.value),
+        "acceptance": to_numpy(error.clamp_max(0.0).exp()),
+        "energy_error": to_numpy(-error),
+        "n_leapfrog": np.full(len(error), n_gradients),
+    }
+
+
+def start(init, log_posterior, streams, on_step) -> tuple[Tensor, Posterior | None]:
+    """Starting points of chains, (n_chains, n_params), from streams of their own.
+
+    After Ctrl-C the second value is what was reached, which then is the answer of the run.
+    """
+    own = streams.child(0)
+    if isinstance(init, str):
+        return log_posterior.sample_prior(own), None
+    if init is None:
+        init = Ensemble(n_members=streams.n_chains)
+    elif init.chain_count() != streams.n_chains:
+        own = streams.child(0, init.chain_count())
+    members = init.run(log_posterior, None, own, on_step)
+    # with fewer members than chains, some chains share a start
+    theta = members.last_state[np.arange(streams.n_chains) % members.n_chains]
+    theta = torch.as_tensor(theta, dtype=log_posterior.dtype, device=log_posterior.device)
+    if not members.interrupted:
+        return theta, None
+    message = (
+        "Sampling was interrupted before it began: the chains' starting points stand for draws."
+    )
+    return theta, points(theta, log_posterior, members.loss_curve, [message], True)
+
+
+def van_der_corput(i: int) -> float:
+    """The i-th number of the van der Corput sequence of base 2, in (0, 1)."""
+    out, scale = 0.0, 0.5
+    while i:
+        out += scale * (i & 1)
+        i >>= 1
+        scale *= 0.5
+    return out
