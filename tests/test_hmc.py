@@ -42,7 +42,8 @@ def tanh_network(n, dtype, seed=0, width=10):
 def energy_error(kernel, momentum, step_size, n_steps):
     """H at the end less H at the start, (n_chains,)."""
     _, after, value, _ = kernel.leapfrog(momentum, step_size, n_steps)
-    return (kernel.value - value + kernel.metric.kinetic(after) - kernel.metric.kinetic(momentum)).numpy()
+    after_less_before = kernel.metric.kinetic(after) - kernel.metric.kinetic(momentum)
+    return (kernel.value - value + after_less_before).numpy()
 
 
 # ---------------------------------------------------------------------- the integrator
