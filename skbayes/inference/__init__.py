@@ -1,18 +1,41 @@
 """Inference methods: hyper-parameters and one verb, ``run``."""
 
+from skbayes.inference.adjusted_mclmc import AdjustedMCLMC
 from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.hmc import HMC
+from skbayes.inference.mala import MALA
 from skbayes.inference.map import MAP
+from skbayes.inference.mclmc import MCLMC
+from skbayes.inference.metropolis import Metropolis
+from skbayes.inference.nuts import NUTS
 from skbayes.inference.streams import Streams
 
 METHODS: dict[str, type[Method]] = {
     "map": MAP,
     "ensemble": Ensemble,
     "anchored": Anchored,
+    "metropolis": Metropolis,
+    "mala": MALA,
     "hmc": HMC,
+    "nuts": NUTS,
+    "mclmc": MCLMC,
+    "adjusted_mclmc": AdjustedMCLMC,
 }
 """Methods by the names that ``method=`` takes."""
 
-__all__ = ["HMC", "MAP", "METHODS", "Anchored", "Ensemble", "Method", "Streams"]
+__all__ = [
+    "HMC",
+    "MALA",
+    "MAP",
+    "MCLMC",
+    "METHODS",
+    "NUTS",
+    "AdjustedMCLMC",
+    "Anchored",
+    "Ensemble",
+    "Method",
+    "Metropolis",
+    "Streams",
+]

@@ -83,7 +83,7 @@ def run_chains(
                 kept += 1
             if on_step is not None:
                 stage = "warm-up" if i < n_warmup else "draw"
-                on_step(i + 1, total, f"{stage}, acceptance {now['acceptance'].mean():.2f}")
+                on_step(i + 1, total, stage + _said(now))
     except KeyboardInterrupt:
         messages.append(
             f"Sampling was interrupted: {kept} of {n_draws} draws per chain are kept"
@@ -101,3 +101,10 @@ def run_chains(
         messages=messages,
         interrupted=bool(messages),
     )
+
+
+def _said(stats: dict[str, np.ndarray]) -> str:
+    """What the progress bar tells of the last iteration."""
+    if "acceptance" not in stats:
+        return ""
+    return f", acceptance {stats['acceptance'].mean():.2f}"

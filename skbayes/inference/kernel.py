@@ -99,8 +99,7 @@ class GradientKernel:
     def __init__(self, method, log_posterior, theta: Tensor) -> None:
         self.method, self.log_posterior = method, log_posterior
         self.theta = theta
-        self.value, self.grad = log_posterior.value_and_grad(theta)
-        self.grad = self.grad.clone()
+        self.value, self.grad = self.evaluate(theta)
         if not bool(torch.isfinite(self.value).all()):
             raise ValueError("The log posterior is not finite where the chains start.")
         self.metric = DiagonalMetric(torch.ones_like(theta[:1]))
@@ -108,6 +107,11 @@ class GradientKernel:
         self.averaging = DualAveraging(np.full(len(theta), first), method.target_accept)
         self.estimate = MetricEstimate(getattr(method, "metric", "diagonal"))
         self.schedule = windows(method.n_warmup)
+
+    def evaluate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log posterior and gradient, in tensors of their own."""
+        value, grad = self.log_posterior.value_and_grad(theta)
+        return value, grad.clone()
 
     def step(self, streams, iteration):
         """Move all chains once, see `Kernel.step`."""
@@ -153,8 +157,7 @@ class GradientKernel:
 
         like = self.theta
         self.theta = torch.as_tensor(state["theta"].copy(), dtype=like.dtype, device=like.device)
-        self.value, self.grad = self.log_posterior.value_and_grad(self.theta)
-        self.grad = self.grad.clone()
+        self.value, self.grad = self.evaluate(self.theta)
         self.metric = restore_metric(part("metric"), like)
         self.averaging.restore(part("averaging"))
         self.estimate.restore(part("estimate"), like)

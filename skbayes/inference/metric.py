@@ -153,6 +153,4 @@ class MetricEstimate:
         """Go on from what `state` gave."""
         self.running.restore(state, like.device)
         if "draws" in state:
-            self.draws = list(
-                torch.as_tensor(state["draws"], dtype=like.dtype, device=like.device)
-            )
+            self.draws = list(torch.as_tensor(state["draws"], dtype=like.dtype, device=like.device))

@@ -1,0 +1,205 @@
+"""Microcanonical Langevin Monte Carlo, without a Metropolis step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.inference.base import to_numpy
+from skbayes.inference.kernel import ChainMethod
+from skbayes.inference.microcanonical import MicrocanonicalKernel
+
+REFRESH = 5  # steps between partial refreshments, so that they cost little
+
+
+class MCLMC(ChainMethod):
+    r"""Microcanonical Langevin Monte Carlo (Robnik, De Luca, Silverstein and Seljak, 2023).
+
+    A particle of unit speed follows
+
+    .. math:: dx = u\,dt, \qquad du = (I - u u^T) \nabla \log p(x \mid D) / (d - 1)\,dt
+              + \eta\,(I - u u^T)\,dW, \qquad x = \theta / s,
+
+    by leapfrog steps (`skbayes.inference.microcanonical`); after every few of them, of length t
+    together, its direction is partly drawn anew,
+
+    .. math:: u \leftarrow \frac{u + \nu z}{|u + \nu z|}, \qquad
+              \nu = \sqrt{(e^{2 t / L} - 1) / d}, \qquad z \sim N(0, I)
+
+    (Robnik and Seljak, 2024, "Fluctuation without dissipation", equation 14). There is no
+    Metropolis step: the energy error of a step, whose variance per dimension is tuned to
+    ``energy_variance``, bounds the bias, and the draws are not exact. The mixing is by far the
+    fastest here (:ref:`benchmarks`). Chains start at the members of an ensemble.
+
+    While warming up, each chain's step size follows the energy errors of its own steps (their
+    variance grows with the sixth power of the step), and s is replaced by the deviations within
+    chains. A chain whose energy is not finite goes back to where its last draw was, counted in
+    ``n_divergences``.
+
+    Parameters
+    ----------
+    n_chains : int, default=4
+        Chains, all moved in one batch.
+    n_warmup : int, default=500
+        Iterations that tune and are thrown away.
+    n_draws : int, default=500
+        Draws kept per chain.
+    thin : int, default=1
+        Iterations per draw kept.
+    n_leapfrog : int, default=100
+        Leapfrog steps per iteration.
+    energy_variance : float, default=2e-3
+        Variance of the energy error of one step, divided by the number of parameters, that step
+        sizes are tuned for. Smaller is less biased and slower.
+    decoherence_length : float or None, default=None
+        L above, the length after which the direction is forgotten, in posterior standard
+        deviations; None is sqrt(n_params).
+    step_size : float or None, default=None
+        First step size; None finds one.
+    init : Method, "prior" or None, default=None
+        Where chains start: see `HMC`.
+    """
+
+    def __init__(
+        self,
+        n_chains=4,
+        n_warmup=500,
+        n_draws=500,
+        thin=1,
+        n_leapfrog=100,
+        energy_variance=2e-3,
+        decoherence_length=None,
+        step_size=None,
+        init=None,
+    ):
+        self.n_chains = n_chains
+        self.n_warmup = n_warmup
+        self.n_draws = n_draws
+        self.thin = thin
+        self.n_leapfrog = n_leapfrog
+        self.energy_variance = energy_variance
+        self.decoherence_length = decoherence_length
+        self.step_size = step_size
+        self.init = init
+
+    target_accept = 0.5  # of the search for a first step size only
+
+    def check(self):
+        """Check the parameters, see `Method.check`."""
+        super().check()
+        self._require("n_leapfrog")
+        self._positive("energy_variance")
+        self._positive("decoherence_length", or_in=(None,))
+
+    def _kernel(self, log_posterior, theta):
+        return _MCLMCKernel(self, log_posterior, theta)
+
+
+class _MCLMCKernel(MicrocanonicalKernel):
+    def __init__(self, method, log_posterior, theta):
+        super().__init__(method, log_posterior, theta)
+        self.u: Tensor | None = None  # directions, kept between iterations
+        self.tuner = _StepTuner(self.averaging.step_size, method.energy_variance)
+
+    def find_step_size(self, streams):
+        super().find_step_size(streams)
+        self.tuner.restart(self.averaging.step_size)
+
+    def step(self, streams, iteration):
+        method = self.method
+        if self.u is None:
+            self.u = self.momentum(streams.child(2))
+        step, d = self.tuner.step_size, self.theta.shape[1]
+        length = method.decoherence_length or d**0.5
+        theta, value, grad = self.theta, self.value, self.grad
+        u, left, errors = self.u.clone(), method.n_leapfrog, []
+        while left:
+            n = min(REFRESH, left)
+            left -= n
+            if n > 1:
+                theta, value, grad, _ = self.follow(u, step, n - 1, theta, grad)
+            # the last step apart: its energy error is what the step size is tuned by
+            before = value
+            theta, value, grad, kinetic = self.follow(u, step, 1, theta, grad)
+            errors.append(kinetic - to_numpy(value - before))
+            nu = np.sqrt(np.expm1(2.0 * n * step / length) / d)
+            normal = streams.normal(d, dtype=u.dtype, device=u.device)
+            u.addcmul_(self.column(nu), normal)
+            u /= torch.linalg.vector_norm(u, dim=1, keepdim=True)
+        errors = np.array(errors)  # (times, n_chains)
+        lost = ~(np.isfinite(errors).all(0) & np.isfinite(to_numpy(value)))
+        back = torch.as_tensor(lost, device=value.device)
+        self.accept(~back, theta, value, grad)
+        self.u = torch.where(back[:, None], self.momentum(streams.child(3 + iteration)), u)
+        with np.errstate(invalid="ignore", over="ignore"):
+            variance = (errors**2).mean(0) / d
+        return {
+            "log_prob": to_numpy(self.value),
+            "energy_error": errors[-1],
+            "energy_variance": np.where(lost, np.inf, variance),
+            "diverging": lost,
+            "n_leapfrog": np.full(len(lost), method.n_leapfrog),
+        }
+
+    def adapt(self, iteration, n_warmup, stats):
+        first, ends, _ = self.schedule
+        self.tuner.update(stats["energy_variance"])
+        if ends and first <= iteration < ends[-1]:
+            self.estimate.add(self.theta)
+            if iteration + 1 in ends:
+                self.metric = self.estimate.finish(self.theta)
+                self.tuner.restart(self.tuner.step_size)
+        if iteration + 1 == n_warmup:
+            self.tuner.finish()
+
+    def adapted(self):
+        return {**super().adapted(), "step_size": self.tuner.step_size.copy()}
+
+    def state(self):
+        tuner = {f"tuner.{k}": v for k, v in self.tuner.state().items()}
+        u = {} if self.u is None else {"u": to_numpy(self.u)}
+        return {**super().state(), **tuner, **u}
+
+    def restore(self, state):
+        super().restore(state)
+        self.tuner.restore({k[6:]: v for k, v in state.items() if k.startswith("tuner.")})
+        if "u" in state:
+            self.u = torch.as_tensor(
+                state["u"].copy(), dtype=self.theta.dtype, device=self.theta.device
+            )
+
+
+class _StepTuner:
+    """Step sizes, one per chain, that reach a variance of the energy error per dimension."""
+
+    def __init__(self, step_size: np.ndarray, target: float) -> None:
+        self.target = target
+        self.restart(step_size)
+
+    def restart(self, step_size: np.ndarray) -> None:
+        self.step_size = np.array(step_size, dtype=float)
+        self.log_mean = np.log(self.step_size)
+        self.t = np.array(0)
+
+    def update(self, variance: np.ndarray) -> None:
+        """Take in what one iteration's steps had, (n_chains,); not finite counts as far too much."""
+        self.t = self.t + 1
+        ratio = self.target / np.clip(np.nan_to_num(variance, nan=np.inf), 1e-12, 1e6)
+        # the variance goes with the sixth power of the step; at most halved or doubled at once
+        change = np.clip(np.log(ratio) / 6.0, -np.log(2.0), np.log(2.0))
+        log_step = np.log(self.step_size) + change * float(self.t) ** -0.5
+        self.step_size = np.exp(log_step)
+        share = float(self.t) ** -0.75
+        self.log_mean = share * log_step + (1.0 - share) * self.log_mean
+
+    def finish(self) -> None:
+        """Keep the averaged step sizes from here on."""
+        self.step_size = np.exp(self.log_mean)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: np.array(getattr(self, name)) for name in ("step_size", "log_mean", "t")}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        for name, value in state.items():
+            setattr(self, name, np.array(value))
