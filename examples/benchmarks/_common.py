@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import importlib.util
 import json
+import multiprocessing
 import os
 import platform
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +45,58 @@ def load(data_dir: str | None, name: str) -> np.lib.npyio.NpzFile:
         print(README.read_text(encoding="utf-8"))
         sys.exit(2)
     return np.load(path, allow_pickle=False)
+
+
+class Runs:
+    """Results of runs by key, kept in a file of JSON lines so that a stopped benchmark can go on.
+
+    Every run has a process of its own: it starts with cold caches and empty memory, and libraries
+    that do not get along are not loaded together.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.done: dict[str, dict] = {}
+        if path is not None and path.exists():
+            self.done = {r["key"]: r for r in map(json.loads, path.read_text().splitlines())}
+
+    def get(self, key: str, function: Callable[..., dict], *args) -> dict:
+        """The result of ``function(*args)``, run now if the file does not have it."""
+        if key not in self.done:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                self.done[key] = {"key": key, **pool.submit(function, *args).result()}
+            shown = {n: v for n, v in self.done[key].items() if not isinstance(v, list | dict)}
+            print(json.dumps(shown), file=sys.stderr, flush=True)
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(self.done[key]) + "\n")
+        return self.done[key]
+
+
+def mean_and_error(values) -> tuple[float, float]:
+    """Mean and its standard error (NaN for a single value)."""
+    values = np.asarray(values, dtype=np.float64)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(values.mean()), float(error)
+
+
+def rounded(value: float, digits: int = 4) -> float | None:
+    """A figure as JSON has it, where NaN is null."""
+    return round(value, digits) if np.isfinite(value) else None
+
+
+def installed(module: str) -> bool:
+    """Whether a module can be imported; says so where it cannot."""
+    found = importlib.util.find_spec(module) is not None
+    if not found:
+        print(f"{module} is not installed: its rows are left out.", file=sys.stderr)
+    return found
 
 
 def table(rows: list[dict], digits: int = 3) -> None:
