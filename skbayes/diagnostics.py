@@ -1,14 +1,19 @@
-"""Whether chains agree: R-hat and effective sample sizes of predictions, and sampler statistics."""
+"""Whether chains mix and agree: R-hat and effective sample sizes of predictions, statistics."""
 
 from __future__ import annotations
 
 import numpy as np
 from arviz_stats.base import array_stats
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from skbayes.posterior import Posterior
 
 R_HAT_LIMIT = 1.1
 E_BFMI_LIMIT = 0.3
+
+WITHIN_PARTS = 4
+"""Parts that each chain is cut into, to compare it with itself."""
 
 
 def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
@@ -16,6 +21,12 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
 
     Weights of a network are not identified (units can be swapped, signs turned), so that R-hat of
     single weights says little; what chains must agree on is what they predict.
+
+    A large R-hat has one of two causes, which two more numbers tell apart. ``r_hat_within_max``
+    compares each chain with itself only: it is the largest R-hat of a single chain, cut into four
+    parts and rank-normalised on its own, as the chain-wise R-hat of Sommer et al. (2024).
+    ``r_hat_between_max`` compares the chains, not cut, with each other. Where the first is near
+    one and the second is not, each chain mixes, but in a mode of its own.
 
     Parameters
     ----------
@@ -27,10 +38,19 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``r_hat_max``, ``r_hat_median`` (rank-normalised split R-hat), ``ess_bulk_min``,
-        ``ess_bulk_median``, ``ess_tail_min`` over the predictions; ``r_hat_log_prob``,
+        ``r_hat_max``, ``r_hat_median`` (rank-normalised split R-hat), ``r_hat_within_max`` (from 8
+        draws on), ``r_hat_between_max`` (from 2 chains on), ``ess_bulk_min``, ``ess_bulk_median``,
+        ``ess_tail_min``, ``ess_within_min`` over the predictions; ``r_hat_log_prob``,
         ``ess_log_prob``; ``acceptance`` (mean), ``n_divergences``, ``e_bfmi`` (the least over
         chains). Empty where every chain is a single independent draw.
+
+    References
+    ----------
+    Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Rank-normalization, folding, and
+    localization: an improved R-hat for assessing convergence of MCMC. Bayesian Analysis 16(2).
+
+    Sommer, Wimmer, Papamarkou, Bothmann, Bischl and Ruegamer (2024), Connecting the Dots: Is
+    Mode-Connectedness the Key to Feasible Sample-Based Inference in Bayesian Neural Networks?
     """
     out: dict[str, float] = {}
     stats = posterior.stats
@@ -40,17 +60,22 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     varies = np.ptp(predictions, axis=(0, 1)) > 0
     values = np.asarray(predictions[:, :, varies], dtype=np.float64)
     if values.shape[2]:
-        r_hat = array_stats.rhat(values, chain_axis=0, draw_axis=1)
-        bulk = array_stats.ess(values, chain_axis=0, draw_axis=1, method="bulk")
-        tail = array_stats.ess(values, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+        r_hat = split_r_hat(values)
         out["r_hat_max"] = float(np.max(r_hat))
         out["r_hat_median"] = float(np.median(r_hat))
+        if posterior.n_draws >= 2 * WITHIN_PARTS:
+            out["r_hat_within_max"] = float(rank_r_hat(split_chains(values, WITHIN_PARTS)).max())
+        if posterior.n_chains > 1:
+            out["r_hat_between_max"] = float(rank_r_hat(values).max())
+        bulk = array_stats.ess(values, chain_axis=0, draw_axis=1, method="bulk")
+        tail = array_stats.ess(values, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
         out["ess_bulk_min"] = float(np.min(bulk))
         out["ess_bulk_median"] = float(np.median(bulk))
         out["ess_tail_min"] = float(np.min(tail))
+        out["ess_within_min"] = float(np.min(ess_within(values)))
     if "log_prob" in stats:
         log_prob = stats["log_prob"]
-        out["r_hat_log_prob"] = float(array_stats.rhat(log_prob, chain_axis=0, draw_axis=1))
+        out["r_hat_log_prob"] = float(split_r_hat(log_prob[:, :, None])[0])
         out["ess_log_prob"] = float(array_stats.ess(log_prob, chain_axis=0, draw_axis=1))
     if "acceptance" in stats:
         out["acceptance"] = float(stats["acceptance"].mean())
@@ -59,6 +84,90 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     if "energy" in stats:
         out["e_bfmi"] = float(e_bfmi(stats["energy"]).min())
     return out
+
+
+def split_chains(values: np.ndarray, n_parts: int) -> np.ndarray:
+    """Cut chains (n_chains, n_draws, k) into (n_chains, n_parts, n_draws // n_parts, k).
+
+    Draws that are left over are taken off the beginning.
+    """
+    n_chains, n_draws, k = values.shape
+    return values[:, n_draws % n_parts :].reshape(n_chains, n_parts, n_draws // n_parts, k)
+
+
+def split_r_hat(values: np.ndarray) -> np.ndarray:
+    """Rank-normalised split R-hat (k,) of chains (n_chains, n_draws, k).
+
+    Vehtari et al. (2021): `rank_r_hat` of the chains' halves, so that it is defined for one chain
+    too.
+    """
+    halves = split_chains(values, 2)
+    return rank_r_hat(halves.reshape(-1, *halves.shape[2:]))
+
+
+def rank_r_hat(values: np.ndarray) -> np.ndarray:
+    r"""Rank-normalised R-hat of sequences as they are, not split.
+
+    For m sequences of n draws z, replaced by the normal scores of their ranks among all of them,
+
+    .. math:: \hat R = \sqrt{\frac{n - 1}{n} + \frac{B}{n W}}, \quad
+              B = \frac{n}{m - 1} \sum_j (\bar z_j - \bar z)^2, \quad
+              W = \frac{1}{m (n - 1)} \sum_{j,t} (z_{jt} - \bar z_j)^2,
+
+    and the same for the distances to the median, which compares spreads; the larger of the two
+    counts (Vehtari et al., 2021, equations 1 to 4 and section 4).
+
+    Parameters
+    ----------
+    values : ndarray of shape (..., m, n, k)
+        Sequences of k quantities. Leading axes are separate sets of sequences.
+
+    Returns
+    -------
+    ndarray of shape (..., k)
+        Infinite where nothing moves in any sequence.
+    """
+    pooled = values.reshape(*values.shape[:-3], -1, values.shape[-1])
+    distance = np.abs(pooled - np.median(pooled, axis=-2, keepdims=True))
+    bulk = _r_hat(normal_scores(pooled).reshape(values.shape))
+    tail = _r_hat(normal_scores(distance).reshape(values.shape))
+    # two values alone are equally far from their median: the second has nothing to say then
+    out = np.fmax(bulk, tail)
+    return np.where(np.isnan(out), np.inf, out)
+
+
+def _r_hat(z: np.ndarray) -> np.ndarray:
+    n = z.shape[-2]
+    between = z.mean(-2).var(-2, ddof=1)  # B / n
+    within = z.var(-2, ddof=1).mean(-2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt((n - 1) / n + between / within)
+
+
+def normal_scores(values: np.ndarray) -> np.ndarray:
+    r"""Scores of the ranks r along the last axis but one: :math:`\Phi^{-1}((r-3/8)/(n+1/4))`."""
+    return ndtri((rankdata(values, axis=-2) - 0.375) / (values.shape[-2] + 0.25))
+
+
+def ess_within(values: np.ndarray) -> np.ndarray:
+    """Effective draws of all chains together, whatever mode each of them sits in.
+
+    Draws are replaced by the normal scores of their ranks in their own chain, which takes away
+    where a chain sits and how far it spreads, and leaves how it mixes. The effective sample size of
+    these sequences is the sum of the chains' own, with autocorrelations averaged over the chains.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_chains, n_draws, k)
+        Predictions.
+
+    Returns
+    -------
+    ndarray of shape (k,)
+    """
+    ess = array_stats.ess(normal_scores(values), chain_axis=0, draw_axis=1, method="bulk")
+    # a chain that never moves has no autocorrelation, but no effective draws either
+    return ess * (np.ptp(values, axis=1) > 0).mean(0)
 
 
 def e_bfmi(energy: np.ndarray) -> np.ndarray:
@@ -87,10 +196,7 @@ def warnings_for(diagnostics: dict[str, float], n_chains: int) -> list[str]:
     out = []
     r_hat = diagnostics.get("r_hat_max", 1.0)
     if r_hat > R_HAT_LIMIT:
-        out.append(
-            f"The chains do not agree: the largest R-hat of the predictions is {r_hat:.2f} "
-            f"(over {R_HAT_LIMIT}). Raise n_draws or n_warmup, or make the model smaller."
-        )
+        out.append(_r_hat_warning(r_hat, diagnostics, n_chains))
     r_hat = diagnostics.get("r_hat_log_prob", 1.0)
     if r_hat > R_HAT_LIMIT and not out:
         out.append(
@@ -110,3 +216,25 @@ def warnings_for(diagnostics: dict[str, float], n_chains: int) -> list[str]:
             "has funnels or heavy tails. Raise n_draws, fix the noise, or take a normal prior."
         )
     return out
+
+
+def _r_hat_warning(r_hat: float, diagnostics: dict[str, float], n_chains: int) -> str:
+    """Say whether the chains do not mix, or mix in modes of their own."""
+    largest = f"the largest R-hat of the predictions is {r_hat:.2f} (over {R_HAT_LIMIT})"
+    within = diagnostics.get("r_hat_within_max")
+    if within is not None and within > R_HAT_LIMIT:
+        chains = "The chain does" if n_chains == 1 else "The chains do"
+        return (
+            f"{chains} not mix: {largest}, and {within:.2f} within a chain. Raise n_draws or "
+            "n_warmup, or make the model smaller."
+        )
+    if within is not None and n_chains > 1:
+        return (
+            f"The chains do not agree: {largest}. Each chain mixes (within a chain it is at most "
+            f"{within:.2f}), but they sit in different modes, and more draws may not help. Use "
+            "more chains and take their spread as part of the uncertainty, or change init, or "
+            "make the model smaller."
+        )
+    return (
+        f"The chains do not agree: {largest}. Raise n_draws or n_warmup, or make the model smaller."
+    )

@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
+from arviz_stats.base import array_stats
+from scipy import stats
 
-from skbayes.diagnostics import E_BFMI_LIMIT, R_HAT_LIMIT, diagnose, e_bfmi, warnings_for
+from skbayes.diagnostics import (
+    E_BFMI_LIMIT,
+    R_HAT_LIMIT,
+    diagnose,
+    e_bfmi,
+    ess_within,
+    rank_r_hat,
+    split_chains,
+    split_r_hat,
+    warnings_for,
+)
 from skbayes.posterior import Posterior
 
 
@@ -14,6 +26,30 @@ def posterior(n_chains=4, n_draws=500, **kwargs):
 def chains(shift=0.0, seed=0, k=3):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(4, 500, k)) + shift * np.arange(4)[:, None, None]
+
+
+def autoregression(a, n_chains=4, n_draws=500, seed=0):
+    """Chains with correlation ``a`` from draw to draw and variance one."""
+    noise = np.random.default_rng(seed).normal(size=(n_chains, n_draws, 1))
+    values = noise.copy()
+    for t in range(1, n_draws):
+        values[:, t] = a * values[:, t - 1] + np.sqrt(1 - a * a) * noise[:, t]
+    return values
+
+
+def r_hat_by_loops(sequences):
+    """R-hat of m sequences of n draws, written out, of ranks; the larger of centre and spread."""
+    centre = np.median(np.concatenate(sequences))
+    found = []
+    for values in (sequences, [abs(s - centre) for s in sequences]):
+        ranks = stats.rankdata(np.concatenate(values))
+        z = stats.norm.ppf((ranks - 3 / 8) / (len(ranks) + 1 / 4)).reshape(len(values), -1)
+        m, n = z.shape
+        mean = z.mean()
+        between = n / (m - 1) * sum((row.mean() - mean) ** 2 for row in z)
+        within = sum(((row - row.mean()) ** 2).sum() / (n - 1) for row in z) / m
+        found.append(np.sqrt(((n - 1) / n * within + between / n) / within))
+    return max(found)
 
 
 def test_independent_chains_agree():
@@ -31,7 +67,7 @@ def test_chains_that_disagree():
     assert found["r_hat_max"] > 1.5 and found["ess_bulk_min"] < 50
     (message,) = warnings_for(found, 4)
     assert f"the largest R-hat of the predictions is {found['r_hat_max']:.2f}" in message
-    assert "Raise n_draws or n_warmup" in message
+    assert "they sit in different modes" in message
 
 
 def test_one_prediction_in_disagreement_is_enough():
@@ -42,13 +78,79 @@ def test_one_prediction_in_disagreement_is_enough():
 
 def test_slow_chains_have_few_effective_draws():
     """A first-order autoregression has n (1 - a) / (1 + a) effective draws."""
-    rng = np.random.default_rng(0)
-    values = np.zeros((4, 4000, 1))
-    noise = rng.normal(size=values.shape)
-    for t in range(1, 4000):
-        values[:, t] = 0.8 * values[:, t - 1] + noise[:, t]
-    found = diagnose(posterior(n_draws=4000), values)
+    found = diagnose(posterior(n_draws=4000), autoregression(0.8, n_draws=4000))
     assert abs(found["ess_bulk_min"] / (16_000 / 9) - 1) < 0.2
+    assert abs(found["ess_within_min"] / (16_000 / 9) - 1) < 0.2
+
+
+@pytest.mark.parametrize("n_draws", [8, 100])
+def test_r_hat_against_loops(n_draws):
+    values = np.random.default_rng(0).standard_t(3, size=(3, n_draws, 5))
+    values[0] *= 2.0  # a chain that agrees in the middle, and not in its spread
+    values[1, :, 2] += 1.0
+    np.testing.assert_allclose(
+        rank_r_hat(values), [r_hat_by_loops(list(values[:, :, j])) for j in range(5)]
+    )
+    within = rank_r_hat(split_chains(values, 4))
+    assert within.shape == (3, 5)
+    for chain in range(3):
+        for j in range(5):
+            quarters = np.split(values[chain, :, j], 4)
+            assert within[chain, j] == pytest.approx(r_hat_by_loops(quarters))
+    expected = array_stats.rhat(values, chain_axis=0, draw_axis=1)
+    np.testing.assert_allclose(split_r_hat(values), expected)
+
+
+def test_chains_are_cut_from_their_end():
+    parts = split_chains(np.arange(11.0).reshape(1, 11, 1), 4)
+    np.testing.assert_array_equal(parts[0, :, :, 0], [[3, 4], [5, 6], [7, 8], [9, 10]])
+
+
+def test_modes_far_apart_are_a_disagreement_of_chains_that_mix():
+    values = autoregression(0.5, n_draws=2000)
+    own = [array_stats.ess(c, chain_axis=0, draw_axis=1)[0] for c in np.split(values, 4)]
+    found = diagnose(posterior(n_draws=2000), values + 20.0 * np.arange(4)[:, None, None])
+    assert found["r_hat_max"] > 2 and found["r_hat_between_max"] > 2
+    assert found["r_hat_within_max"] < 1.03
+    assert found["ess_bulk_min"] < 10
+    assert found["ess_within_min"] == pytest.approx(sum(own), rel=0.1)
+    (message,) = warnings_for(found, 4)
+    assert "The chains do not agree" in message and "different modes" in message
+    assert f"at most {found['r_hat_within_max']:.2f}" in message
+
+
+def test_a_slow_random_walk_does_not_mix():
+    rng = np.random.default_rng(0)
+    values = np.cumsum(rng.normal(size=(4, 500, 2)), 1)
+    found = diagnose(posterior(), values)
+    assert found["r_hat_within_max"] > 1.5 and found["ess_within_min"] < 50
+    (message,) = warnings_for(found, 4)
+    assert "The chains do not mix" in message and "modes" not in message
+    assert f"{found['r_hat_within_max']:.2f} within a chain" in message
+
+
+def test_one_chain_is_compared_with_itself():
+    good = diagnose(posterior(n_chains=1), chains()[:1])
+    assert good["r_hat_max"] < 1.02 and "r_hat_between_max" not in good
+    assert warnings_for(good, 1) == []
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(1, 500, 1)), 1)
+    (message,) = warnings_for(diagnose(posterior(n_chains=1), walk), 1)
+    assert "The chain does not mix" in message
+
+
+def test_a_chain_that_never_moves_does_not_mix():
+    values = chains()
+    values[2] = 0.3
+    found = diagnose(posterior(), values)
+    assert found["r_hat_within_max"] == np.inf
+    assert (ess_within(values) < 1700).all()  # of three chains
+
+
+def test_few_draws_say_nothing_of_single_chains():
+    found = diagnose(posterior(n_draws=6), chains(shift=5.0)[:, :6])
+    assert "r_hat_within_max" not in found
+    (message,) = warnings_for(found, 4)
+    assert "do not agree" in message and "Raise n_draws" in message
 
 
 def test_predictions_that_never_vary_are_left_out():
