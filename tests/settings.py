@@ -1,12 +1,29 @@
 """Small settings of every inference method, for tests that run on all of them."""
 
-from skbayes.inference import HMC, MAP, Anchored, Ensemble
+from skbayes.inference import (
+    HMC,
+    MALA,
+    MAP,
+    MCLMC,
+    NUTS,
+    AdjustedMCLMC,
+    Anchored,
+    Ensemble,
+    Metropolis,
+)
+
+_SHORT = {"n_chains": 2, "n_warmup": 10, "n_draws": 10, "init": MAP(max_epochs=10)}
 
 METHOD_SETTINGS = {
     "map": MAP(max_epochs=30),
     "ensemble": Ensemble(n_members=3, max_epochs=40, learning_rate=0.02),
     "anchored": Anchored(n_members=3, max_epochs=30),
-    "hmc": HMC(n_chains=2, n_warmup=10, n_draws=10, max_leapfrog=4, init=MAP(max_epochs=10)),
+    "metropolis": Metropolis(**_SHORT, thin=2),
+    "mala": MALA(**_SHORT, thin=2),
+    "hmc": HMC(**_SHORT, max_leapfrog=4),
+    "nuts": NUTS(**_SHORT, max_tree_depth=3),
+    "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
+    "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -16,6 +33,11 @@ TARGET_SETTINGS = {
         n_members=3, validation_fraction=0, batch_size=100, max_epochs=600, learning_rate=0.03
     ),
     "anchored": Anchored(n_members=200),
+    "metropolis": Metropolis(n_chains=8, n_warmup=1000, n_draws=200, init="prior"),
+    "mala": MALA(n_chains=8, n_warmup=500, n_draws=100, init="prior"),
     "hmc": HMC(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
+    "nuts": NUTS(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
+    "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
+    "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

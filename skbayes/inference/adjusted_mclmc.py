@@ -16,7 +16,9 @@ from skbayes.inference.microcanonical import MicrocanonicalKernel
 
 
 class AdjustedMCLMC(ChainMethod):
-    r"""Metropolis-adjusted microcanonical Monte Carlo: exact (Robnik, Cohn-Gordon and Seljak, 2025).
+    r"""Metropolis-adjusted microcanonical Monte Carlo, which is exact.
+
+    Robnik, Cohn-Gordon and Seljak (2025), without refreshment on the way.
 
     A trajectory starts in a direction u drawn from the sphere and follows
 

@@ -113,7 +113,7 @@ class _MCLMCKernel(MicrocanonicalKernel):
         step, d = self.tuner.step_size, self.theta.shape[1]
         length = method.decoherence_length or d**0.5
         theta, value, grad = self.theta, self.value, self.grad
-        u, left, errors = self.u.clone(), method.n_leapfrog, []
+        u, left, rows = self.u.clone(), method.n_leapfrog, []
         while left:
             n = min(REFRESH, left)
             left -= n
@@ -122,12 +122,12 @@ class _MCLMCKernel(MicrocanonicalKernel):
             # the last step apart: its energy error is what the step size is tuned by
             before = value
             theta, value, grad, kinetic = self.follow(u, step, 1, theta, grad)
-            errors.append(kinetic - to_numpy(value - before))
+            rows.append(kinetic - to_numpy(value - before))
             nu = np.sqrt(np.expm1(2.0 * n * step / length) / d)
             normal = streams.normal(d, dtype=u.dtype, device=u.device)
             u.addcmul_(self.column(nu), normal)
             u /= torch.linalg.vector_norm(u, dim=1, keepdim=True)
-        errors = np.array(errors)  # (times, n_chains)
+        errors = np.array(rows)  # (times, n_chains)
         lost = ~(np.isfinite(errors).all(0) & np.isfinite(to_numpy(value)))
         back = torch.as_tensor(lost, device=value.device)
         self.accept(~back, theta, value, grad)
@@ -183,7 +183,7 @@ class _StepTuner:
         self.t = np.array(0)
 
     def update(self, variance: np.ndarray) -> None:
-        """Take in what one iteration's steps had, (n_chains,); not finite counts as far too much."""
+        """Take in what one iteration's steps had, (n_chains,); infinite counts as far too much."""
         self.t = self.t + 1
         ratio = self.target / np.clip(np.nan_to_num(variance, nan=np.inf), 1e-12, 1e6)
         # the variance goes with the sixth power of the step; at most halved or doubled at once

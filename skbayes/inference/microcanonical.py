@@ -1,6 +1,6 @@
-"""Microcanonical (isokinetic) dynamics: the particle has a direction, and its speed is one.
+r"""Microcanonical (isokinetic) dynamics: the particle has a direction, and its speed is one.
 
-Positions are whitened by the metric's diagonal: :math:`x = \\theta / s`. The direction u has unit
+Positions are whitened by the metric's diagonal: :math:`x = \theta / s`. The direction u has unit
 length. Robnik, De Luca, Silverstein and Seljak (2023, "Microcanonical Hamiltonian Monte Carlo");
 the update of the direction in closed form is Ver Steeg and Galstyan's (2021).
 """
@@ -63,9 +63,11 @@ class MicrocanonicalKernel(GradientKernel):
         along = np.clip(along, -1.0, 1.0)
         delta = step * norm / (d - 1)
         zeta = np.exp(-delta)
-        below = (1.0 + along) + (1.0 - along) * zeta**2  # 2 exp(-delta) times the denominator
+        below = np.maximum(
+            (1.0 + along) + (1.0 - along) * zeta**2, 1e-300
+        )  # 2 exp(-delta) times the denominator
         towards = (1.0 - zeta) * (1.0 + zeta + along * (1.0 - zeta))
-        towards = towards / np.maximum(below * norm, 1e-300)
+        towards = towards / below / np.maximum(norm, 1e-300)
         u.mul_(self.column(2.0 * zeta / below)).addcmul_(g, self.column(towards))
         return (d - 1) * (delta + np.log(0.5 * below))
 

@@ -244,7 +244,11 @@ class _NUTSKernel(GradientKernel):
                 full[into] = part
         return _Subtree(
             whole,
-            *out,
+            out[0],
+            out[1],
+            out[2],
+            out[3],
+            out[4],
             log_weight,
             chosen_theta,
             chosen_grad,
