@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,33 @@ class Kernel(Protocol):
     def adapted(self) -> dict[str, np.ndarray]:
         """What was tuned."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next step depends on, besides the random streams."""
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+
+
+class Past(NamedTuple):
+    """What an earlier process has done of a run."""
+
+    state: dict[str, Any]  # see `Posterior.state`
+    draws: np.ndarray  # (n_chains, kept, n_params)
+    stats: dict[str, np.ndarray]  # each (n_chains, kept)
+
+
+class Store(Protocol):
+    """Keeps a run where it outlives the process, see `skbayes.inference.checkpoint`."""
+
+    def load(self, first: int) -> Past | None:
+        """What there is of the run that begins at iteration ``first``."""
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+
+    def save(self, past: Past) -> None:
+        """Keep all that is not kept yet."""
+
 
 def run_chains(
     kernel: Kernel,
@@ -38,6 +65,9 @@ def run_chains(
     n_draws: int,
     thin: int = 1,
     on_step: OnStep | None = None,
+    first: int = 0,
+    past: Past | None = None,
+    store: Store | None = None,
 ) -> Posterior:
     """Warm up, then draw.
 
@@ -47,15 +77,22 @@ def run_chains(
     Parameters
     ----------
     kernel : Kernel
-        Started at the initial points.
+        Started at the initial points, or restored.
     layout : Layout
         Of theta.
     streams : Streams
         One random stream per chain.
     n_warmup, n_draws, thin : int
-        Iterations of warm-up; draws kept per chain; iterations per draw kept.
+        Iterations before the first draw, counted from where the chains once started; draws kept
+        per chain; iterations per draw kept.
     on_step : callable, optional
         Progress.
+    first : int, default=0
+        Number of the first iteration, where the chains go on from an earlier run.
+    past : Past, optional
+        What has been done of this run already, where it was cut off at ``first``.
+    store : Store, optional
+        Keeps the run on disk.
 
     Returns
     -------
@@ -68,19 +105,42 @@ def run_chains(
     messages: list[str] = []
     total = n_warmup + n_draws * thin
     kept = 0
+
+    def keep(values: np.ndarray, statistics: dict[str, np.ndarray]) -> None:
+        """Add draws (n_chains, k, n_params), and statistics (n_chains, k)."""
+        nonlocal kept
+        k = values.shape[1]
+        for name, column in statistics.items():
+            if name not in stats:
+                stats[name] = np.empty((n_chains, n_draws), dtype=column.dtype)
+            stats[name][:, kept : kept + k] = column
+        draws[:, kept : kept + k] = values
+        kept += k
+
+    def so_far(iteration: int) -> Past:
+        state = {
+            "kernel": kernel.state(),
+            "generators": streams.state(),
+            "iteration": iteration,
+            "n_warmup": n_warmup,
+        }
+        return Past(state, draws[:, :kept], {name: v[:, :kept] for name, v in stats.items()})
+
+    if past is not None and past.draws.shape[1]:
+        keep(past.draws, past.stats)
     now: dict[str, np.ndarray] = {}
+    done = first
     try:
-        for i in range(total):
+        for i in range(first, total):
             now = kernel.step(streams, i)
             if i < n_warmup:
                 kernel.adapt(i, n_warmup, now)
             elif (i - n_warmup + 1) % thin == 0:
-                for name, values in now.items():
-                    if name not in stats:
-                        stats[name] = np.empty((n_chains, n_draws), dtype=values.dtype)
-                    stats[name][:, kept] = values
-                draws[:, kept] = to_numpy(kernel.theta)
-                kept += 1
+                now_as_columns = {name: values[:, None] for name, values in now.items()}
+                keep(to_numpy(kernel.theta)[:, None], now_as_columns)
+            done = i + 1
+            if store is not None and (done == total or store.due()):
+                store.save(so_far(done))
             if on_step is not None:
                 stage = "warm-up" if i < n_warmup else "draw"
                 on_step(i + 1, total, stage + _said(now))
@@ -89,10 +149,15 @@ def run_chains(
             f"Sampling was interrupted: {kept} of {n_draws} draws per chain are kept"
             + ("." if kept else ", the chains' points in the warm-up stand for them.")
         )
+        state = so_far(done).state
+        # a step may have been cut in two: what belongs to theta is computed anew
+        state["kernel"] = {k: v for k, v in state["kernel"].items() if k not in ("value", "grad")}
         if not kept:
             draws[:, 0] = to_numpy(kernel.theta)
             stats = {name: values[:, None] for name, values in now.items()}
             kept = 1
+    else:
+        state = so_far(done).state
     return Posterior(
         draws[:, :kept].copy() if kept < n_draws else draws,
         layout,
@@ -100,6 +165,7 @@ def run_chains(
         adapted=kernel.adapted(),
         messages=messages,
         interrupted=bool(messages),
+        state={"groups": [state]},
     )
 
 

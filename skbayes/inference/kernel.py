@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from torch import Tensor
 
 from skbayes.inference.adaptation import DualAveraging, windows
@@ -26,6 +27,13 @@ class ChainMethod(Method):
     step_size: float | None
     init: Method | str | None
 
+    group_size: int = 4
+    """Chains that are moved in one batch and share what they adapt.
+
+    An estimator cuts the chains into such groups, which may run in processes of their own. The
+    size is fixed, so that the draws do not depend on how many processes there are.
+    """
+
     def chain_count(self):
         """Number of chains."""
         return self.n_chains
@@ -41,23 +49,62 @@ class ChainMethod(Method):
             self._choice("metric", METRICS)
         self._check_init()
 
-    def run(self, log_posterior, theta0, streams, on_step=None):
-        """Sample, see `Method.run`."""
-        if theta0 is None:
-            theta0, stopped = start(self.init, log_posterior, streams, on_step)
-            if stopped is not None:
-                return stopped
-        kernel = self._kernel(log_posterior, theta0)
-        kernel.find_step_size(streams)
+    def run(self, log_posterior, theta0, streams, on_step=None, state=None, store=None):
+        """Sample, see `Method.run`.
+
+        Parameters
+        ----------
+        log_posterior, theta0, streams, on_step : object
+            See `Method.run`.
+        state : dict, optional
+            Where an earlier run of the same chains stopped, from `Posterior.state`; they go on
+            from there without a warm-up.
+        store : Store, optional
+            Keeps the draws on disk, and what it has of this run already is not drawn again.
+
+        Returns
+        -------
+        Posterior
+        """
+        n_warmup, past = self.n_warmup, None
+        if state is not None:
+            state = {**state, "n_warmup": state["iteration"]}
+        if store is not None:
+            past = store.load(0 if state is None else state["iteration"])
+            state = state if past is None else past.state
+        if state is None:
+            if theta0 is None:
+                theta0, stopped = start(self.init, log_posterior, streams, on_step)
+                if stopped is not None:
+                    return stopped
+            kernel = self._kernel(log_posterior, theta0)
+            kernel.find_step_size(streams)
+        else:
+            n_warmup = state["n_warmup"]
+            kernel = self._restored(log_posterior, state["kernel"])
+            streams.restore(state["generators"])
         return run_chains(
             kernel,
             log_posterior.layout,
             streams,
-            n_warmup=self.n_warmup,
+            n_warmup=n_warmup,
             n_draws=self.n_draws,
             thin=self.thin,
             on_step=on_step,
+            first=0 if state is None else state["iteration"],
+            past=past,
+            store=store,
         )
+
+    def _restored(self, log_posterior, arrays: dict[str, np.ndarray]):
+        """Make the kernel of an earlier run again."""
+        arrays = {name: np.array(values) for name, values in arrays.items()}  # may be read-only
+        theta = torch.as_tensor(
+            arrays["theta"], dtype=log_posterior.dtype, device=log_posterior.device
+        )
+        kernel = self._kernel(log_posterior, theta)
+        kernel.restore(arrays)
+        return kernel
 
     def _kernel(self, log_posterior, theta: Tensor):
         """Make the kernel at its starting points."""
@@ -138,7 +185,7 @@ class GradientKernel:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, besides the random streams."""
-        out = {"theta": to_numpy(self.theta)}
+        out = {name: to_numpy(getattr(self, name)) for name in ("theta", "value", "grad")}
         parts = {
             "metric": self.metric.state(),
             "averaging": self.averaging.state(),
@@ -149,15 +196,25 @@ class GradientKernel:
         return out
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave.
+
+        Value and gradient are taken from there, since computed anew they might differ by rounding;
+        without them (the state was taken in the midst of a step) they are computed.
+        """
 
         def part(name: str) -> dict[str, np.ndarray]:
             start = f"{name}."
             return {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
 
         like = self.theta
-        self.theta = torch.as_tensor(state["theta"].copy(), dtype=like.dtype, device=like.device)
-        self.value, self.grad = self.evaluate(self.theta)
+        # clones, since only memory of torch's own is aligned as that of a run in one go is
+        self.theta = torch.as_tensor(state["theta"], dtype=like.dtype, device=like.device).clone()
+        if "value" in state:
+            self.value = torch.as_tensor(state["value"], device=like.device).clone()
+            grad = torch.as_tensor(state["grad"], dtype=like.dtype, device=like.device)
+            self.grad = grad.clone()
+        else:
+            self.value, self.grad = self.evaluate(self.theta)
         self.metric = restore_metric(part("metric"), like)
         self.averaging.restore(part("averaging"))
         self.estimate.restore(part("estimate"), like)
@@ -249,6 +306,8 @@ def start(init, log_posterior, streams, on_step) -> tuple[Tensor, Posterior | No
         return log_posterior.sample_prior(own), None
     if init is None:
         init = Ensemble(n_members=streams.n_chains)
+    elif getattr(init, "n_members", 0) > streams.n_chains:
+        init = clone(init).set_params(n_members=streams.n_chains)  # the others would be in vain
     elif init.chain_count() != streams.n_chains:
         own = streams.child(0, init.chain_count())
     members = init.run(log_posterior, None, own, on_step)

@@ -71,6 +71,15 @@ class Streams:
         block = np.stack([draw(g) for g in self.generators])
         return torch.as_tensor(block).to(dtype=dtype, device=device)
 
+    def state(self) -> list[dict]:
+        """States of the generators, plain Python numbers that JSON can hold."""
+        return [g.bit_generator.state for g in self.generators]
+
+    def restore(self, states: list[dict]) -> None:
+        """Go on from what `state` gave."""
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.bit_generator.state = state
+
     def select(self, chains: Sequence[int]) -> Streams:
         """The streams of some chains, sharing their generators."""
         out = object.__new__(Streams)
