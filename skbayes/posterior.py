@@ -31,6 +31,10 @@ class Posterior:
         What the method has to say of its own convergence.
     interrupted : bool, default=False
         Whether Ctrl-C ended the run early.
+    state : dict, optional
+        What Markov chains need to go on as if they had never stopped, in numpy arrays and plain
+        Python: ``groups``, one dict for each batch of chains, with the arrays of the sampler
+        (``kernel``), the states of the random ``generators`` and the ``iteration``.
 
     Attributes
     ----------
@@ -49,6 +53,7 @@ class Posterior:
         independent: bool = False,
         messages: list[str] | None = None,
         interrupted: bool = False,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.draws = draws
         self.layout = layout
@@ -59,6 +64,7 @@ class Posterior:
         self.independent = independent
         self.messages = messages or []
         self.interrupted = interrupted
+        self.state = state
 
     n_chains = property(lambda self: self.draws.shape[0], doc="Number of chains or members.")
     n_draws = property(lambda self: self.draws.shape[1], doc="Draws per chain.")
