@@ -196,10 +196,14 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         ndarray of shape (n_samples,)
             For several labels the log of their joint probability, averaged over the draws.
         """
+        logs = [logsumexp(part, axis=0) - np.log(len(part)) for part in self._log_densities(X, y)]
+        return np.concatenate(logs)
+
+    def _log_densities(self, X, y):
+        """Log probability of the labels by each draw, (draws, rows), for chunks of rows in turn."""
         n = self._check_X(X).shape[0]
         y = check_targets(y, (n, len(self.classes_)) if self._multilabel else (n,))
-        parts = []
-        for rows, theta, outputs in self._chunks(X):
+        for rows, _, outputs in self._chunks(X):
             log_proba = self._log_proba(outputs)
             if self._multilabel:
                 target = y[rows].astype(bool)
@@ -209,8 +213,7 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
                 code = np.searchsorted(self.classes_, y[rows]).clip(0, len(self.classes_) - 1)
                 joint = log_proba[:, np.arange(len(code)), code]
                 joint[:, self.classes_[code] != y[rows]] = -np.inf
-            parts.append(logsumexp(joint, axis=0) - np.log(len(theta)))
-        return np.concatenate(parts)
+            yield joint
 
     def predict_draws(self, X, n_draws=None):
         """Each draw's own prediction, the same weights for every row.

@@ -190,16 +190,18 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         ndarray of shape (n_samples,)
             Log of the average over draws of the joint density of all outputs.
         """
+        logs = [logsumexp(part, axis=0) - np.log(len(part)) for part in self._log_densities(X, y)]
+        return np.concatenate(logs)
+
+    def _log_densities(self, X, y):
+        """Log density of the targets by each draw, (draws, rows), for chunks of rows in turn."""
         n = self._check_X(X).shape[0]
         y = check_targets(y, (n,) if self._single else (n, self._n_targets))
         y = y.astype(np.float64).reshape(n, -1)
-        parts = []
         for rows, theta, outputs in self._chunks(X, per_output=3):
             mean, std = self._moments(outputs, theta)
             z = (y[rows] - mean) / std
-            joint = (-0.5 * z * z - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(2)
-            parts.append(logsumexp(joint, axis=0) - np.log(len(theta)))
-        return np.concatenate(parts)
+            yield (-0.5 * z * z - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(2)
 
     def predict_draws(self, X, n_draws=None):
         """Each draw's own prediction, the same weights for every row.

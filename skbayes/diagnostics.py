@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from arviz_stats.base import array_stats
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
@@ -67,8 +66,8 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
             out["r_hat_within_max"] = float(rank_r_hat(split_chains(values, WITHIN_PARTS)).max())
         if posterior.n_chains > 1:
             out["r_hat_between_max"] = float(rank_r_hat(values).max())
-        bulk = array_stats.ess(values, chain_axis=0, draw_axis=1, method="bulk")
-        tail = array_stats.ess(values, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+        bulk = ess(values)
+        tail = ess(values, method="tail", prob=(0.05, 0.95))
         out["ess_bulk_min"] = float(np.min(bulk))
         out["ess_bulk_median"] = float(np.median(bulk))
         out["ess_tail_min"] = float(np.min(tail))
@@ -76,7 +75,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     if "log_prob" in stats:
         log_prob = stats["log_prob"]
         out["r_hat_log_prob"] = float(split_r_hat(log_prob[:, :, None])[0])
-        out["ess_log_prob"] = float(array_stats.ess(log_prob, chain_axis=0, draw_axis=1))
+        out["ess_log_prob"] = float(ess(log_prob))
     if "acceptance" in stats:
         out["acceptance"] = float(stats["acceptance"].mean())
     if "diverging" in stats:
@@ -149,6 +148,14 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     return ndtri((rankdata(values, axis=-2) - 0.375) / (values.shape[-2] + 0.25))
 
 
+def ess(values: np.ndarray, method: str = "bulk", **kwargs) -> np.ndarray:
+    """Effective sample size of chains (n_chains, n_draws, ...), by arviz-stats."""
+    # imported here, since it takes matplotlib and xarray along where arviz-base is installed
+    from arviz_stats.base import array_stats
+
+    return array_stats.ess(values, chain_axis=0, draw_axis=1, method=method, **kwargs)
+
+
 def ess_within(values: np.ndarray) -> np.ndarray:
     """Effective draws of all chains together, whatever mode each of them sits in.
 
@@ -165,9 +172,8 @@ def ess_within(values: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (k,)
     """
-    ess = array_stats.ess(normal_scores(values), chain_axis=0, draw_axis=1, method="bulk")
     # a chain that never moves has no autocorrelation, but no effective draws either
-    return ess * (np.ptp(values, axis=1) > 0).mean(0)
+    return ess(normal_scores(values)) * (np.ptp(values, axis=1) > 0).mean(0)
 
 
 def e_bfmi(energy: np.ndarray) -> np.ndarray:

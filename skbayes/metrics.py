@@ -1,9 +1,14 @@
-"""Scores of uncertainty that scikit-learn does not have: calibration and intervals."""
+"""Scores that scikit-learn does not have: calibration, intervals, densities by draws."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_is_fitted
+
+from skbayes.pipeline import split_pipeline
 
 
 def expected_calibration_error(y_true, y_proba, n_bins=15):
@@ -148,6 +153,122 @@ def interval_width(interval):
     """
     ends = _check_interval(interval)
     return _mean_over_rows(ends[..., 1] - ends[..., 0])
+
+
+def log_density_draws(estimator, X, y):
+    """Log density of each target by each draw alone.
+
+    Its average over draws, in densities, is ``log_predictive_density``. It is the
+    ``log_likelihood`` of `skbayes.posterior.Posterior.to_arviz`.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted estimator, or a pipeline or search that ends in one.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Targets; of several outputs the joint density counts.
+
+    Returns
+    -------
+    ndarray of shape (n_chains, n_draws, n_samples)
+        In the units of y; log probabilities for classifiers.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from skbayes import BayesianMLPRegressor
+    >>> from skbayes.metrics import log_density_draws
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> reg = BayesianMLPRegressor((), random_state=0).fit(X, y)
+    >>> log_density_draws(reg, X, y).shape  # 16 members of one draw each
+    (16, 1, 442)
+    """
+    posterior, parts = _log_densities(estimator, X, y)
+    flat = np.concatenate(list(parts), 1)
+    return flat.reshape(posterior.n_chains, posterior.n_draws, -1)
+
+
+class CumulativeDensity(NamedTuple):
+    """Mean log predictive density by the number of draws.
+
+    Attributes
+    ----------
+    chains : ndarray of shape (n_chains, n_draws)
+        Of each chain's first draws.
+    pooled : ndarray of shape (n_draws,)
+        Of the first draws of all chains together.
+    """
+
+    chains: np.ndarray
+    pooled: np.ndarray
+
+
+def cumulative_log_predictive_density(estimator, X, y):
+    r"""Mean log predictive density of the first t draws, for every t.
+
+    .. math:: \frac1n \sum_{i=1}^n \log \frac1t \sum_{s=1}^t p(y_i \mid x_i, \theta_s),
+
+    for every chain by itself, and with the densities averaged over the chains too, as Sommer et
+    al. (2024) use it to see how many draws and chains are enough. Where a curve is still rising,
+    more draws predict better. Where that of all chains lies far above those of single chains, the
+    chains have found different functions, and more chains predict better.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted estimator, or a pipeline or search that ends in one.
+    X : array-like of shape (n_samples, n_features)
+        Rows, best ones that were held out.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Targets.
+
+    Returns
+    -------
+    CumulativeDensity
+        Named tuple: ``chains`` (n_chains, n_draws) and ``pooled`` (n_draws,), in the units of y.
+        The members of an ensemble count as the draws of one chain. The last of ``pooled`` is the
+        mean of ``log_predictive_density``.
+
+    References
+    ----------
+    Sommer, Wimmer, Papamarkou, Bothmann, Bischl and Ruegamer (2024), Connecting the Dots: Is
+    Mode-Connectedness the Key to Feasible Sample-Based Inference in Bayesian Neural Networks?
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from skbayes import BayesianMLPRegressor
+    >>> from skbayes.metrics import cumulative_log_predictive_density
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> reg = BayesianMLPRegressor((5,), random_state=0).fit(X, y)
+    >>> cumulative_log_predictive_density(reg, X, y).pooled.shape  # by the number of members
+    (16,)
+    """
+    posterior, parts = _log_densities(estimator, X, y)
+    lead = (1, -1) if posterior.independent else (posterior.n_chains, posterior.n_draws)
+    chains, pooled, n = 0.0, 0.0, 0
+    for part in parts:  # (draws, rows), a bounded number of rows
+        sums = np.logaddexp.accumulate(part.reshape(*lead, part.shape[1]), axis=1)
+        count = np.log(np.arange(1, sums.shape[1] + 1))
+        chains = chains + (sums - count[:, None]).sum(2)
+        together = np.logaddexp.reduce(sums, axis=0) - np.log(len(sums))
+        pooled = pooled + (together - count[:, None]).sum(1)
+        n += part.shape[1]
+    return CumulativeDensity(np.asarray(chains) / n, np.asarray(pooled) / n)
+
+
+def _log_densities(estimator, X, y):
+    """The posterior of what an estimator ends in, and its log densities (draws, rows) in chunks."""
+    transformers, final = split_pipeline(estimator)
+    if not hasattr(final, "_log_densities"):
+        raise ValueError(
+            f"{type(final).__name__} has no draws; this needs a fitted estimator of skbayes, or a "
+            "pipeline or search that ends in one."
+        )
+    check_is_fitted(final, "posterior_")
+    return final.posterior_, final._log_densities(transformers(X), y)
 
 
 def _class_numbers(y: np.ndarray, n_classes: int) -> np.ndarray:

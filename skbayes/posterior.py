@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+ARVIZ_NAMES = {"log_prob": "lp", "acceptance": "acceptance_rate", "n_leapfrog": "n_steps"}
+"""What ArviZ calls statistics that have another name here."""
+
 
 class Posterior:
     """Draws of theta, as numpy arrays.
@@ -151,3 +154,89 @@ class Posterior:
         for start in range(0, len(flat), block):
             theta = flat[start : start + block]
             yield theta, forward(theta, X)
+
+    def to_arviz(self, log_likelihood: np.ndarray | None = None) -> Any:
+        """Draws and statistics as ArviZ takes them.
+
+        Needs arviz-base (``pip install "skbayes[arviz]"``).
+
+        Parameters
+        ----------
+        log_likelihood : ndarray of shape (n_chains, n_draws, n_rows), optional
+            Log density of each row by each draw, see `skbayes.metrics.log_density_draws`; what
+            ``arviz_stats.loo`` works on.
+
+        Returns
+        -------
+        DataTree
+            ``posterior``: the values of `unflatten`, with dimensions chain and draw first, then
+            ``layers.0.in``, ``layers.0.out``, ..., ``output``. ``sample_stats``: ``lp``,
+            ``acceptance_rate``, ``n_steps``, ``step_size`` and what else there is, by ArviZ's
+            names. ``log_likelihood``, if given. Independent members are draws of one chain.
+
+        Raises
+        ------
+        ImportError
+            If arviz-base is not installed.
+        ValueError
+            If ``log_likelihood`` is not of these draws.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from skbayes import BayesianMLPRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> reg = BayesianMLPRegressor((5,), random_state=0).fit(X, y)
+        >>> data = reg.posterior_.to_arviz()  # doctest: +SKIP
+        """
+        try:
+            from arviz_base import from_dict
+        except ImportError as error:
+            raise ImportError(
+                'to_arviz needs arviz-base. Install it with: pip install "skbayes[arviz]"'
+            ) from error
+        from skbayes import __version__
+
+        shape = (self.n_chains, self.n_draws)
+        # ArviZ compares chains, and chains of one draw each cannot be compared
+        lead = (1, -1) if self.independent else shape
+        groups = {"posterior": self.unflatten()}
+        stats = {ARVIZ_NAMES.get(name, name): values for name, values in self.stats.items()}
+        if "step_size" in self.adapted:
+            step_size = np.asarray(self.adapted["step_size"])
+            stats.setdefault("step_size", np.broadcast_to(step_size.reshape(-1, 1), shape))
+        if stats:
+            groups["sample_stats"] = stats
+        if log_likelihood is not None:
+            rows = np.asarray(log_likelihood)
+            if rows.ndim != 3 or rows.shape[:2] != shape:
+                raise ValueError(
+                    f"log_likelihood has the shape {rows.shape}; it must be (n_chains, n_draws, "
+                    f"n_rows), with {shape[0]} chains and {shape[1]} draws."
+                )
+            groups["log_likelihood"] = {"y": rows}
+        data = {
+            group: {
+                name: values.reshape(*lead, *values.shape[2:]) for name, values in named.items()
+            }
+            for group, named in groups.items()
+        }
+        dims = {name: _dimensions(name) for name in data["posterior"]}
+        made_by = {"inference_library": "skbayes", "inference_library_version": __version__}
+        return from_dict(
+            data,
+            dims={**dims, "y": ["row"]},
+            attrs={"/": made_by, **dict.fromkeys(data, made_by)},
+        )
+
+
+def _dimensions(name: str) -> list[str]:
+    """Dimensions that follow chain and draw, of a parameter by its name."""
+    layer, _, part = name.rpartition(".")
+    known = {
+        "weight": [f"{layer}.in", f"{layer}.out"],
+        "bias": [f"{layer}.out"],
+        "noise_std": ["output"],
+        "prior_scale": ["prior_group"],
+    }
+    return known.get(part, [])

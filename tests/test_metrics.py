@@ -1,9 +1,26 @@
-"""Calibration error and intervals against sums written out."""
+"""Calibration error, intervals and densities against sums written out."""
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import logsumexp
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skbayes.metrics import expected_calibration_error, interval_coverage, interval_width
+import skbayes.base
+from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
+from skbayes.inference import HMC, MAP, Anchored
+from skbayes.metrics import (
+    cumulative_log_predictive_density,
+    expected_calibration_error,
+    interval_coverage,
+    interval_width,
+    log_density_draws,
+)
+
+SHORT = HMC(n_chains=3, n_warmup=20, n_draws=12, max_leapfrog=6, init=MAP(max_epochs=20))
 
 
 def calibration_error_by_loops(y, proba, n_bins):
@@ -112,3 +129,64 @@ def test_coverage_of_exact_intervals():
 def test_bad_intervals(y, interval, words):
     with pytest.raises(ValueError, match=words):
         interval_coverage(y, interval)
+
+
+def cumulative_by_loops(joint):
+    """Mean over rows of the log of the mean density of the first draws."""
+    n_chains, n_draws, _ = joint.shape
+    chains, pooled = np.empty((n_chains, n_draws)), np.empty(n_draws)
+    for t in range(1, n_draws + 1):
+        for chain in range(n_chains):
+            chains[chain, t - 1] = (logsumexp(joint[chain, :t], axis=0) - np.log(t)).mean()
+        part = joint[:, :t].reshape(n_chains * t, -1)
+        pooled[t - 1] = (logsumexp(part, axis=0) - np.log(n_chains * t)).mean()
+    return chains, pooled
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_cumulative_density_of_a_regressor(n_outputs, curve, quiet, monkeypatch):
+    X, y = curve
+    y = y if n_outputs == 1 else np.column_stack([y, 10 * X[:, 1]])
+    model = make_pipeline(
+        StandardScaler(), BayesianMLPRegressor((4,), method=SHORT, random_state=0)
+    ).fit(X, y)
+    mean, std = model[-1].predict_draws(model[0].transform(X))
+    joint = stats.norm.logpdf(y, mean, std).reshape(36, 60, n_outputs).sum(2).reshape(3, 12, 60)
+    np.testing.assert_allclose(log_density_draws(model, X, y), joint)
+    monkeypatch.setattr(skbayes.base, "MEMORY", 1)  # rows in several chunks
+    found = cumulative_log_predictive_density(model, X, y)
+    chains, pooled = cumulative_by_loops(joint)
+    np.testing.assert_allclose(found.chains, chains)
+    np.testing.assert_allclose(found.pooled, pooled)
+    last = model[-1].log_predictive_density(model[0].transform(X), y).mean()
+    assert found.pooled[-1] == pytest.approx(last)
+
+
+def test_cumulative_density_of_a_classifier(blobs, quiet):
+    X, y = blobs
+    model = BayesianMLPClassifier((4,), method=SHORT, random_state=0).fit(X, y)
+    joint = model.predict_draws(X)[:, np.arange(60), y].reshape(3, 12, 60)
+    found = cumulative_log_predictive_density(model, X, y)
+    chains, pooled = cumulative_by_loops(joint)
+    np.testing.assert_allclose(found.chains, chains)
+    np.testing.assert_allclose(found.pooled, pooled)
+    unseen = cumulative_log_predictive_density(model, X, np.where(y == 0, 7, y))
+    assert (unseen.pooled == -np.inf).all()  # and never NaN
+
+
+def test_members_count_as_draws(curve, quiet):
+    X, y = curve
+    model = BayesianMLPRegressor((4,), method=Anchored(5, max_epochs=20), random_state=0).fit(X, y)
+    joint = log_density_draws(model, X, y)
+    assert joint.shape == (5, 1, 60)
+    found = cumulative_log_predictive_density(model, X, y)
+    expected = cumulative_by_loops(joint.reshape(1, 5, 60))
+    np.testing.assert_allclose(found.chains, expected[0])
+    np.testing.assert_allclose(found.pooled, expected[1])
+
+
+def test_densities_need_a_fitted_estimator_with_draws(curve):
+    with pytest.raises(ValueError, match="LinearRegression has no draws"):
+        log_density_draws(LinearRegression().fit(*curve), *curve)
+    with pytest.raises(NotFittedError):
+        cumulative_log_predictive_density(BayesianMLPRegressor(), *curve)

@@ -16,7 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import HMC, Anchored, Ensemble
+from skbayes.metrics import cumulative_log_predictive_density
 from skbayes.plotting import (
+    CumulativeDensityDisplay,
     DecisionBoundaryUncertaintyDisplay,
     OrbitDisplay,
     PredictiveBandDisplay,
@@ -288,6 +290,23 @@ def test_chains_of_a_classifier(n_classes):
 def test_members_have_no_traces(reg, display):
     with pytest.raises(ValueError, match="needs chains"):
         display.from_estimator(reg, X_REG)
+
+
+def test_cumulative_density_has_a_line_for_each_chain(chains):
+    display = CumulativeDensityDisplay.from_estimator(chains, X_REG, Y_REG, color="red")
+    expected = cumulative_log_predictive_density(chains, X_REG, Y_REG)
+    lines = display.ax_.get_lines()
+    assert len(lines) == 4 and lines[-1].get_color() == "red"
+    for line, values in zip(lines, [*expected.chains, expected.pooled], strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 41))
+        np.testing.assert_array_equal(line.get_ydata(), values)
+    assert display.ax_.get_xlabel() == "draws per chain"
+
+
+def test_cumulative_density_of_members_is_one_line(clf):
+    display = CumulativeDensityDisplay.from_estimator(clf, X_CLF, Y_CLF)
+    assert len(display.ax_.get_lines()) == 1 and display.pooled.shape == (5,)
+    assert display.ax_.get_xlabel() == "draws"
 
 
 # --------------------------------------------------------------------------- functions

@@ -6,11 +6,13 @@ They need matplotlib (``pip install "skbayes[plot]"``), which is imported when s
 from skbayes.plotting.bands import PredictiveBandDisplay
 from skbayes.plotting.boundary import DecisionBoundaryUncertaintyDisplay
 from skbayes.plotting.chains import RankDisplay, TraceDisplay
+from skbayes.plotting.cumulative import CumulativeDensityDisplay
 from skbayes.plotting.functions import PriorPosteriorDisplay
 from skbayes.plotting.orbit import OrbitDisplay
 from skbayes.plotting.reliability import ReliabilityDisplay
 
 __all__ = [
+    "CumulativeDensityDisplay",
     "DecisionBoundaryUncertaintyDisplay",
     "OrbitDisplay",
     "PredictiveBandDisplay",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from arviz_stats.base import array_stats
 from scipy.stats import rankdata
 from sklearn.base import is_classifier
 
+from skbayes.diagnostics import split_r_hat
 from skbayes.plotting._common import final_of, one_or_all, resolve_axes
 
 
@@ -78,8 +78,7 @@ class TraceDisplay:
         TraceDisplay
         """
         values, rows, name = _chains(estimator, X, n_points)
-        r_hat = np.atleast_1d(array_stats.rhat(values, chain_axis=0, draw_axis=1))
-        display = cls(values=values, rows=rows, r_hat=r_hat, value_name=name)
+        display = cls(values=values, rows=rows, r_hat=split_r_hat(values), value_name=name)
         return display.plot(ax=ax, **kwargs)
 
     def plot(self, ax=None, **kwargs):
