@@ -71,6 +71,7 @@ plt.show()
 for name, model in {"good": good, "bad": bad}.items():
     numbers = model.diagnostics_
     print(
-        f"{name:5s} R-hat {numbers['r_hat_max']:.3f}  ESS {numbers['ess_bulk_min']:.0f}  "
+        f"{name:5s} R-hat {numbers['r_hat_max']:.3f} (within a chain "
+        f"{numbers['r_hat_within_max']:.3f})  ESS {numbers['ess_bulk_min']:.0f}  "
         f"divergences {numbers['n_divergences']}"
     )
