@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
@@ -15,6 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skbayes.diagnostics import diagnose, warnings_for
 from skbayes.inference import METHODS, Streams
+from skbayes.inference.checkpoint import Checkpoint, check_checkpoint, fingerprint
+from skbayes.inference.groups import resumable, run_method
+from skbayes.inference.kernel import ChainMethod
 from skbayes.model import Inputs, Layout, LogPosterior
 from skbayes.model.priors import PRIORS, NormalPrior, Prior
 from skbayes.posterior import Posterior
@@ -22,8 +24,11 @@ from skbayes.progress import ProgressBar
 from skbayes.validation import (
     Standardizer,
     check_choice,
+    check_finite,
+    check_n_jobs,
     check_sample_weight,
     draw_seed,
+    mean_squared_norm,
     resolve_device,
     resolve_dtype,
     resolve_method,
@@ -82,7 +87,7 @@ class BayesianEstimator(BaseEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, checkpoint=None):
         """Infer the posterior over the weights.
 
         Parameters
@@ -94,6 +99,11 @@ class BayesianEstimator(BaseEstimator):
         sample_weight : array-like of shape (n_samples,), optional
             Weights of the rows. A row of weight 2 counts as two equal rows: in the likelihood, in
             the standardiser, and in how much is known.
+        checkpoint : str or path-like, optional
+            Folder in which Markov chains are kept while they run, made where it does not exist.
+            The same fit (data, parameters, version) goes on from there if it was stopped, even
+            killed, and is only loaded if it was finished; any other fit has its own place in the
+            folder. Needs an integer ``random_state``.
 
         Returns
         -------
@@ -109,7 +119,9 @@ class BayesianEstimator(BaseEstimator):
         prior = resolve_prior(self.prior, self._default_prior())
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         check_choice("standardize", self.standardize, (True, False, "X", "y"))
+        check_n_jobs(self.n_jobs)
         self._check_model()
+        check_checkpoint(checkpoint, method, self.random_state)
         again = self.warm_start and hasattr(self, "posterior_")
         X, y = validate_data(
             self,
@@ -141,34 +153,65 @@ class BayesianEstimator(BaseEstimator):
             torch.as_tensor(targets[None], dtype=dtype, device=device),
             None if weight is None else torch.as_tensor(weight[None], dtype=dtype, device=device),
         )
-        theta0 = None
-        if again:
-            theta0 = self._warm_theta(method, dtype, device)
-        self._layout = target.layout
         seed = draw_seed(self.random_state)
-        streams = Streams(seed, method.chain_count())
+        data = fingerprint(X, y, weight, dtype) if isinstance(method, ChainMethod) else None
+        theta0 = state = store = None
+        if again:
+            theta0 = self._warm_theta(method, dtype, device, X.shape)
+            if resumable(self.posterior_.state, method, data):
+                state = self.posterior_.state
+        if checkpoint is not None:
+            begin = None if theta0 is None else theta0.cpu().numpy()
+            store = Checkpoint(checkpoint, self._fingerprint(method, prior, data, begin, state))
+        self._layout = target.layout
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
             with torch.no_grad():
-                posterior = method.run(target, theta0, streams, bar)
+                posterior = run_method(
+                    method,
+                    target,
+                    theta0,
+                    seed,
+                    bar,
+                    n_jobs=self.n_jobs,
+                    state=state,
+                    checkpoint=store,
+                )
         finally:
             bar.close()
+        if posterior.state is not None:
+            posterior.state.update(data=data, shape=X.shape)
         self.posterior_ = posterior
         self._store(posterior, inside, seed)
         for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
 
-    def _warm_theta(self, method, dtype, device):
+    def _warm_theta(self, method, dtype, device, shape):
         """Where the last fit stopped, as starting points of this one."""
-        last = self.posterior_.last_state
+        last, state = self.posterior_.last_state, self.posterior_.state
         n = method.chain_count()
         if last.shape[0] != n:
             raise ValueError(
                 f"warm_start=True goes on from {last.shape[0]} chains or members, but method now "
                 f"asks for {n}; keep their number, or fit a clone."
             )
+        if state is not None and isinstance(method, ChainMethod) and state["shape"] != shape:
+            raise ValueError(
+                f"warm_start=True goes on with chains on X of shape {state['shape']}, but X now "
+                f"has the shape {shape}; pass the same rows, or fit a clone."
+            )
         return torch.as_tensor(last, dtype=dtype, device=device)
+
+    def _fingerprint(self, method, prior, data, theta0, state) -> str:
+        """Hash of all that the draws depend on."""
+        from skbayes import __version__
+
+        params = self.get_params(deep=False)
+        for name in ("n_jobs", "verbose", "warm_start"):
+            del params[name]
+        params.update(method=method, prior=prior)
+        return fingerprint(__version__, type(self).__qualname__, params, data, theta0, state)
 
     def _store(self, posterior, inside, seed: int) -> None:
         """Set the fitted attributes that follow from the posterior."""
@@ -333,19 +376,6 @@ def _check_is_object(name: str, value, key: str) -> None:
         f"{key} cannot be set: {name}={value!r} is {what} and has no parameters; pass an "
         f"object{example}."
     )
-
-
-def mean_squared_norm(X, weight: np.ndarray | None) -> float:
-    """Weighted mean of the rows' squared norms."""
-    square = X.multiply(X).sum(1) if sp.issparse(X) else np.einsum("ij,ij->i", X, X)
-    return float(np.average(np.asarray(square).ravel(), weights=weight))
-
-
-def check_finite(inside) -> None:
-    """Raise where scaling has left the range of floats."""
-    values = inside.data if sp.issparse(inside) else inside
-    if not np.isfinite(values).all():
-        raise ValueError("X has values so large that standardising them overflows; rescale X.")
 
 
 def check_count(name: str, value) -> int:

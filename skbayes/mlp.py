@@ -57,7 +57,14 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
     dtype : {"float32", "float64"}, default="float32"
         Float type of the inference; predictions are always in float64.
     warm_start : bool, default=False
-        Whether `fit` goes on from where the last one stopped, with its scaling of X.
+        Whether `fit` goes on from where the last one stopped, with its scaling of X. On the
+        same rows the Markov chains of the same method go on as if they had never stopped, without
+        a warm-up, and ``posterior_`` holds the new draws; with other values of the same shape, or
+        another method, they start at their last points.
+    n_jobs : int or None, default=None
+        Processes that chains of Markov chain methods are spread over, in groups of
+        ``method.group_size``; other methods do not need it. None is one, or what a
+        `joblib.parallel_config` says; -1 is all cores. The draws do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Seed. The same seed gives the same draws.
     verbose : int, default=0
@@ -113,6 +120,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         device="cpu",
         dtype="float32",
         warm_start=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -125,6 +133,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         self.device = device
         self.dtype = dtype
         self.warm_start = warm_start
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -162,7 +171,14 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
     dtype : {"float32", "float64"}, default="float32"
         Float type of the inference; predictions are always in float64.
     warm_start : bool, default=False
-        Whether `fit` goes on from where the last one stopped, with its scaling of X and y.
+        Whether `fit` goes on from where the last one stopped, with its scaling of X and y. On the
+        same rows the Markov chains of the same method go on as if they had never stopped, without
+        a warm-up, and ``posterior_`` holds the new draws; with other values of the same shape, or
+        another method, they start at their last points.
+    n_jobs : int or None, default=None
+        Processes that chains of Markov chain methods are spread over, in groups of
+        ``method.group_size``; other methods do not need it. None is one, or what a
+        `joblib.parallel_config` says; -1 is all cores. The draws do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Seed. The same seed gives the same draws.
     verbose : int, default=0
@@ -218,6 +234,7 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         device="cpu",
         dtype="float32",
         warm_start=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -230,5 +247,6 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         self.device = device
         self.dtype = dtype
         self.warm_start = warm_start
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose

@@ -80,6 +80,16 @@ def check_choice(name: str, value, allowed: tuple) -> None:
         )
 
 
+def check_n_jobs(n_jobs) -> None:
+    """Raise unless ``n_jobs`` is what joblib takes."""
+    whole = isinstance(n_jobs, numbers.Integral) and not isinstance(n_jobs, bool)
+    if n_jobs is not None and (not whole or n_jobs == 0):
+        raise ValueError(
+            f"n_jobs={n_jobs!r} is not allowed; it must be None, an integer >= 1, or a negative "
+            "one (-1: all cores)."
+        )
+
+
 def check_hidden_layer_sizes(sizes) -> tuple[int, ...]:
     """Turn ``hidden_layer_sizes=`` (an integer or a sequence of them) into a tuple."""
     entries = [sizes] if isinstance(sizes, numbers.Integral) else sizes
@@ -152,6 +162,19 @@ def check_targets(y, shape: tuple[int, ...]) -> np.ndarray:
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise ValueError("y contains NaN or infinity.")
     return y
+
+
+def mean_squared_norm(X, weight: np.ndarray | None) -> float:
+    """Weighted mean of the rows' squared norms."""
+    square = X.multiply(X).sum(1) if sp.issparse(X) else np.einsum("ij,ij->i", X, X)
+    return float(np.average(np.asarray(square).ravel(), weights=weight))
+
+
+def check_finite(inside) -> None:
+    """Raise where scaling has left the range of floats."""
+    values = inside.data if sp.issparse(inside) else inside
+    if not np.isfinite(values).all():
+        raise ValueError("X has values so large that standardising them overflows; rescale X.")
 
 
 def draw_seed(random_state) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,11 +72,11 @@ class Streams:
         block = np.stack([draw(g) for g in self.generators])
         return torch.as_tensor(block).to(dtype=dtype, device=device)
 
-    def state(self) -> list[dict]:
+    def state(self) -> list[Mapping[str, Any]]:
         """States of the generators, plain Python numbers that JSON can hold."""
         return [g.bit_generator.state for g in self.generators]
 
-    def restore(self, states: list[dict]) -> None:
+    def restore(self, states: list[Mapping[str, Any]]) -> None:
         """Go on from what `state` gave."""
         for generator, state in zip(self.generators, states, strict=True):
             generator.bit_generator.state = state

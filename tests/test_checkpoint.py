@@ -1,0 +1,416 @@
+"""Runs of chains that stop and go on: checkpoints on disk, and warm starts in memory."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from settings import METHOD_SETTINGS
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
+from skbayes.inference import HMC, MAP, NUTS, checkpoint
+from skbayes.inference.chains import run_chains
+from skbayes.inference.checkpoint import fingerprint
+from skbayes.inference.kernel import ChainMethod, GradientKernel
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+CHAINS = {name: m for name, m in METHOD_SETTINGS.items() if isinstance(m, ChainMethod)}
+START = MAP(max_epochs=10)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def model():
+    # long enough for windows of the warm-up, in which the metric is estimated
+    method = NUTS(2, n_warmup=24, n_draws=10, thin=2, max_tree_depth=3, init=START)
+    return BayesianMLPRegressor((3,), method=method, random_state=0)
+
+
+@pytest.fixture
+def every_iteration(monkeypatch):
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0.0)
+
+
+def kernel_class(method, data):
+    """The class whose steps a method takes."""
+    classes = []
+
+    class Found(Exception):
+        pass
+
+    def remember(kernel, *args, **kwargs):
+        classes.append(type(kernel))
+        raise Found
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Found):
+        patch.setattr(GradientKernel, "__init__", remember)
+        BayesianMLPRegressor((3,), method=method).fit(*data)
+    return classes[0]
+
+
+def killed_fit(model, data, folder, iteration):
+    """Fit until an iteration in which the process dies."""
+    cls = kernel_class(model.method, data)
+    step = cls.step
+
+    def dying(self, streams, i):
+        if i == iteration:
+            streams.normal(3)  # what is half done must not count
+            raise Killed
+        return step(self, streams, i)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(cls, "step", dying)
+        clone(model).fit(*data, checkpoint=folder)
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.draws, b.draws)
+    assert a.draws.dtype == b.draws.dtype
+    for x, y in ((a.stats, b.stats), (a.adapted, b.adapted)):
+        assert x.keys() == y.keys()
+        for name in x:
+            np.testing.assert_array_equal(x[name], y[name])
+    if a.state is not None:
+        assert fingerprint(a.state) == fingerprint(b.state)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ------------------------------------------------------------------- stopped runs
+
+
+@pytest.mark.parametrize("iteration", [0, 1, 12, 23, 24, 25, 37, 43])
+def test_a_run_that_was_killed_goes_on_bit_for_bit(
+    model, curve, tmp_path, iteration, every_iteration
+):
+    whole = clone(model).fit(*curve)
+    killed_fit(model, curve, tmp_path, iteration)
+    before = files(tmp_path)
+    again = clone(model).fit(*curve, checkpoint=tmp_path)
+    same(again.posterior_, whole.posterior_)
+    assert again.diagnostics_ == whole.diagnostics_
+    after = files(tmp_path)
+    assert all(after[path] == content for path, content in before.items())
+    assert len(before) == iteration and len(after) == 44
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_method_goes_on(name, dtype, curve, tmp_path, every_iteration):
+    method = clone(CHAINS[name]).set_params(n_warmup=30)
+    model = BayesianMLPRegressor((3,), method=method, dtype=dtype, random_state=0)
+    whole = clone(model).fit(*curve)
+    for stop in (17, 33):  # in a window of the warm-up, and after it
+        killed_fit(model, curve, tmp_path / str(stop), stop)
+        again = clone(model).fit(*curve, checkpoint=tmp_path / str(stop))
+        same(again.posterior_, whole.posterior_)
+
+
+@pytest.mark.parametrize("metric", ["low_rank"])
+def test_a_low_rank_metric_goes_on(metric, curve, tmp_path, every_iteration):
+    method = NUTS(2, n_warmup=40, n_draws=4, max_tree_depth=3, init=START, metric=metric)
+    model = BayesianMLPRegressor((3,), method=method, random_state=0)
+    whole = clone(model).fit(*curve)
+    for stop in (20, 42):
+        killed_fit(model, curve, tmp_path / str(stop), stop)
+        same(clone(model).fit(*curve, checkpoint=tmp_path / str(stop)).posterior_, whole.posterior_)
+
+
+def test_files_of_many_iterations(model, curve, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.GroupStore, "due", lambda self: next(ticks) % 7 == 0)
+    ticks = iter(range(1, 1000))
+    killed_fit(model, curve, tmp_path, 37)
+    names = sorted(path.name for path in files(tmp_path))
+    assert names[:2] == ["000000000-000000007.npz", "000000007-000000014.npz"]
+    assert len(names) == 5
+    again = clone(model).fit(*curve, checkpoint=tmp_path)
+    same(again.posterior_, clone(model).fit(*curve).posterior_)
+
+
+def test_a_finished_run_is_only_loaded(model, curve, tmp_path, monkeypatch):
+    first = clone(model).fit(*curve, checkpoint=tmp_path)
+    before = files(tmp_path)
+    assert len(before) == 1  # it took less than the time between two files
+    monkeypatch.setattr(GradientKernel, "leapfrog", None)
+    monkeypatch.setattr("skbayes.inference.kernel.start", None)
+    same(clone(model).fit(*curve, checkpoint=str(tmp_path)).posterior_, first.posterior_)
+    # what has nothing to do with the draws may change
+    other = clone(model).set_params(verbose=1, n_jobs=2, warm_start=True)
+    same(other.fit(*curve, checkpoint=tmp_path).posterior_, first.posterior_)
+    assert files(tmp_path) == before
+
+
+def test_an_interrupted_run_goes_on(model, curve, tmp_path, every_iteration, monkeypatch):
+    def interrupt(bar, done, total, text):
+        if done == 33 and total == 44:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skbayes.progress.ProgressBar.__call__", interrupt)
+        with pytest.warns(ConvergenceWarning, match="interrupted: 4 of 10 draws"):
+            part = clone(model).fit(*curve, checkpoint=tmp_path)
+    assert part.posterior_.n_draws == 4
+    same(
+        clone(model).fit(*curve, checkpoint=tmp_path).posterior_,
+        clone(model).fit(*curve).posterior_,
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "missing"])
+@pytest.mark.parametrize("which", [0, 20, 35])
+def test_damaged_files_are_named_and_done_again(
+    model, curve, tmp_path, which, damage, every_iteration
+):
+    killed_fit(model, curve, tmp_path, 36)
+    path = sorted(files(tmp_path))[which]
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        path.write_bytes(
+            {
+                "cut": content[:middle],
+                "flip": content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :],
+                "empty": b"",
+                "text": b"hello",
+            }[damage]
+        )
+    model_again = clone(model)
+    if damage == "missing":
+        model_again.fit(*curve, checkpoint=tmp_path)
+    else:
+        with pytest.warns(RuntimeWarning, match=f"{path.name} is ignored"):
+            model_again.fit(*curve, checkpoint=tmp_path)
+    same(model_again.posterior_, clone(model).fit(*curve).posterior_)
+
+
+def test_files_hold_no_pickle(model, curve, tmp_path):
+    model.fit(*curve, checkpoint=tmp_path)
+    (path,) = files(tmp_path)
+    with np.load(path, allow_pickle=False) as file:
+        record = json.loads(str(file["json"]))
+        np.testing.assert_array_equal(file["draws"], model.posterior_.draws)
+        assert all(file[name].dtype != object for name in file.files)
+    assert record["state"]["iteration"] == 44
+    assert path.parent.parent.name == record["fingerprint"][:32]
+
+
+def test_a_failure_to_write_leaves_nothing_behind(model, curve, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.fit(*curve, checkpoint=tmp_path)
+    assert not files(tmp_path)
+
+
+# ------------------------------------------------------------------- fingerprints
+
+
+def test_another_fit_has_its_own_place(model, curve, tmp_path):
+    X, y = curve
+    method = HMC(2, n_warmup=2, n_draws=4, max_leapfrog=1, init=MAP(max_epochs=2))
+    model.set_params(method=method).fit(X, y, checkpoint=tmp_path)
+    before = files(tmp_path)
+    weight = np.ones(len(X))
+    weight[0] = 2.0
+    changed = X.copy()
+    changed[0, 0] = np.nextafter(X[0, 0], 9)
+    fits = [
+        (model, (X, 2 * y), {}),
+        (model, (changed, y), {}),
+        (model, (X, y), {"sample_weight": weight}),
+        (clone(model).set_params(random_state=1), (X, y), {}),
+        (clone(model).set_params(prior="laplace"), (X, y), {}),
+        (clone(model).set_params(noise=0.1), (X, y), {}),
+        (clone(model).set_params(dtype="float64"), (X, y), {}),
+        (clone(model).set_params(method__n_draws=5), (X, y), {}),
+        (clone(model).set_params(method__init__max_epochs=3), (X, y), {}),
+        (
+            clone(model).set_params(method=NUTS(2, n_warmup=2, n_draws=4, max_tree_depth=1)),
+            (X, y),
+            {},
+        ),
+        (clone(model).set_params(warm_start=True).fit(X, y), (X, y), {}),
+    ]
+    for number, (other, data, more) in enumerate(fits):
+        other.fit(*data, **more, checkpoint=tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2 + number
+    after = files(tmp_path)
+    assert all(after[path] == content for path, content in before.items())
+
+
+def test_another_version_has_its_own_place(model, curve, tmp_path, monkeypatch):
+    model.fit(*curve, checkpoint=tmp_path)
+    monkeypatch.setattr("skbayes.__version__", "99")
+    model.fit(*curve, checkpoint=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_fingerprints_tell_values_apart():
+    values = [1, 1.0, True, "1", None, (1, 2), (12,), ("1", "2"), ((1,), 2), {1: 2}, {"1": 2}]
+    values += [np.arange(4), np.arange(4.0), np.arange(4).reshape(2, 2), MAP(), MAP(n_restarts=2)]
+    values += [np.array(["a", "b"], dtype=object), HMC(init=MAP()), HMC(init=MAP(n_restarts=2))]
+    assert len({fingerprint(v) for v in values}) == len(values)
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint(np.float64(0.5), [1]) == fingerprint(0.5, (1,))
+
+
+def test_labels_of_any_kind(binary, tmp_path):
+    X, y = binary
+    method = NUTS(2, n_warmup=2, n_draws=4, max_tree_depth=2, init=START)
+    model = BayesianMLPClassifier((), method=method, random_state=0)
+    for number, labels in enumerate((y, np.array(["a", "b"])[y], np.array(["a", "c"], object)[y])):
+        model.fit(X, labels, checkpoint=tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1 + number
+
+
+@pytest.mark.parametrize(
+    ("params", "folder", "match"),
+    [
+        ({"random_state": None}, "x", "random_state=None is not allowed with a checkpoint"),
+        ({"random_state": np.random.RandomState(0)}, "x", "must be an integer"),  # noqa: NPY002
+        ({"method": "anchored"}, "x", "checkpoint='x' is not allowed with Anchored"),
+        ({}, 3, "checkpoint=3 is not allowed; it must be the path"),
+    ],
+)
+def test_what_cannot_be_kept(model, curve, params, folder, match):
+    with pytest.raises(ValueError, match=match):
+        model.set_params(**params).fit(*curve, checkpoint=folder)
+
+
+@pytest.mark.slow
+def test_search(curve, tmp_path, every_iteration):
+    """Each candidate and fold has its place, and a search that is repeated only loads them."""
+    method = HMC(2, n_warmup=5, n_draws=6, max_leapfrog=2, init=START)
+    model = BayesianMLPRegressor((3,), method=method, random_state=0)
+    grid = {"method__trajectory_length": [1.0, 2.0]}
+
+    def search(**kwargs):
+        return GridSearchCV(model, grid, cv=2, n_jobs=2).fit(*curve, **kwargs)
+
+    first = search(checkpoint=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5  # and the best on all rows
+    before = files(tmp_path)
+    again, plain = search(checkpoint=tmp_path), search()
+    assert files(tmp_path) == before
+    same(first.best_estimator_.posterior_, again.best_estimator_.posterior_)
+    np.testing.assert_array_equal(
+        first.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
+    )
+
+
+# ------------------------------------------------------------------- warm starts
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_warm_start_is_a_longer_run(name, curve):
+    model = BayesianMLPRegressor((3,), method=clone(CHAINS[name]), random_state=0)
+    longer = clone(model).set_params(method__n_draws=20).fit(*curve).posterior_
+    model.set_params(warm_start=True)
+    first = model.fit(*curve).posterior_
+    model = pickle.loads(pickle.dumps(model))
+    second = model.fit(*curve).posterior_
+    assert second.draws.shape == first.draws.shape  # only the new ones
+    np.testing.assert_array_equal(np.concatenate([first.draws, second.draws], 1), longer.draws)
+    for key, values in longer.stats.items():
+        both = np.concatenate([first.stats[key], second.stats[key]], 1)
+        np.testing.assert_array_equal(both, values)
+    again = [(g["iteration"], g["generators"]) for g in second.state["groups"]]
+    assert again == [(g["iteration"], g["generators"]) for g in longer.state["groups"]]
+
+
+def test_warm_start_keeps_the_seed(curve):
+    model = BayesianMLPRegressor((3,), method=clone(CHAINS["mclmc"]), warm_start=True)
+    seed = model.fit(*curve).posterior_.state["seed"]
+    assert model.fit(*curve).posterior_.state["seed"] == seed
+
+
+def test_warm_start_with_a_checkpoint(model, curve, tmp_path, every_iteration):
+    model.set_params(warm_start=True).fit(*curve)
+    begun = pickle.dumps(model)
+    whole = model.fit(*curve).posterior_
+    model = pickle.loads(begun)
+
+    def dying(self):
+        if self._saved == 44 + 9:
+            raise Killed
+        return True
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint.GroupStore, "due", dying)
+        model.fit(*curve, checkpoint=tmp_path)
+    same(pickle.loads(begun).fit(*curve, checkpoint=tmp_path).posterior_, whole)
+
+
+def warmups(monkeypatch):
+    """Iterations before the first draw of the runs to come."""
+    out = []
+
+    def spy(kernel, layout, streams, **kwargs):
+        out.append(kwargs["n_warmup"] - kwargs["first"])
+        return run_chains(kernel, layout, streams, **kwargs)
+
+    monkeypatch.setattr("skbayes.inference.kernel.run_chains", spy)
+    return out
+
+
+def test_when_there_is_a_new_warm_up(model, curve, monkeypatch):
+    X, y = curve
+    seen = warmups(monkeypatch)
+    model.set_params(warm_start=True).fit(X, y).fit(X, y)
+    assert seen == [24, 0]
+    model.fit(X, y + X[:, 0])  # another posterior
+    model.set_params(method=HMC(2, n_warmup=7, n_draws=5, init=START)).fit(X, y)
+    model.set_params(dtype="float64").fit(X, y)
+    assert seen == [24, 0, 24, 7, 7]
+
+
+def test_warm_start_on_other_rows(model, curve):
+    X, y = curve
+    model.set_params(warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"X of shape \(60, 2\), but X now has the shape \(50, 2"):
+        model.fit(X[:50], y[:50])
+
+
+@pytest.mark.parametrize("done", [3, 20, 33])
+def test_warm_start_after_an_interruption(model, curve, monkeypatch, done):
+    def interrupt(bar, at, total, text):
+        if at == done and total == 44:
+            raise KeyboardInterrupt
+
+    model.set_params(warm_start=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skbayes.progress.ProgressBar.__call__", interrupt)
+        model.fit(*curve)
+    seen = warmups(monkeypatch)
+    model.fit(*curve)
+    assert seen == ([0] if done > 24 else [24])
+    assert model.posterior_.draws.shape == (2, 10, model.posterior_.n_params)
+    assert np.isfinite(model.posterior_.draws).all()
+
+
+def test_the_state_is_numpy_and_plain_python(model, curve):
+    def check(value):
+        if isinstance(value, dict):
+            for entry in value.values():
+                check(entry)
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                check(entry)
+        else:
+            assert isinstance(value, np.ndarray | int | str), type(value)
+
+    check(model.fit(*curve).posterior_.state)
