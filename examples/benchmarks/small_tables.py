@@ -1,0 +1,259 @@
+"""Small regression tables: posteriors and ensembles of this package beside bde and NumPyro.
+
+Training and test rows are the usual splits of energy, yacht, red wine and kin8nm. RMSE and mean
+log predictive density are in the original units of y. ``default`` is ``BayesianMLPRegressor()``;
+``nuts``, ``hmc``, ``mclmc`` and ``ensemble`` are methods on one model, a tanh layer of 50 units
+with N(0, 1) weights and learned noise. ``numpyro`` is NumPyro's NUTS on that same model, prior of
+the noise included. ``bde`` is ``BdeRegressor`` of sklearn-contrib-bde as its README sets it up,
+with the density of the normal that has its mean and deviation. Differences are paired over splits.
+
+    python examples/benchmarks/small_tables.py [--quick] [--out tables.jsonl]
+    python examples/benchmarks/small_tables.py --only default,bde --sets yacht,energy
+
+A run that is stopped goes on where it was when it is started again with the same ``--out``. Lines
+are kept by name, set and split, not by settings: take another file when settings have changed.
+``--quick`` is one split of two sets, short runs, without the peers.
+"""
+
+import math
+import os
+import time
+import warnings
+from pathlib import Path
+
+import _one_core  # noqa: F401
+import numpy as np
+from _common import Runs, finish, installed, load, mean_and_error, parse, rounded, table
+from scipy.special import logsumexp
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+
+os.environ["TQDM_DISABLE"] = "1"
+
+SETS = {"energy": 5, "yacht": 5, "wine-quality-red": 5, "kin8nm": 2}  # splits of each
+QUICK_SETS = {"yacht": 1, "energy": 1}
+
+N_HIDDEN = 50
+OURS = {
+    "nuts": {"n_warmup": 300, "n_draws": 300},
+    "hmc": {},
+    "mclmc": {},
+    "ensemble": {},
+}
+QUICK = {
+    "nuts": {"n_warmup": 20, "n_draws": 20},
+    "hmc": {"n_warmup": 50, "n_draws": 50},
+    "mclmc": {"n_warmup": 200, "n_draws": 200},
+    "ensemble": {"max_epochs": 200},
+}
+BDE = {
+    "hidden_layers": [16, 16],
+    "n_members": 8,
+    "epochs": 200,
+    "patience": 10,
+    "validation_split": 0.15,
+    "lr": 1e-3,
+    "weight_decay": 1e-4,
+    "warmup_steps": 5000,
+    "n_samples": 2000,
+    "n_thinning": 2,
+}
+NUMPYRO = {"num_warmup": 300, "num_samples": 300, "num_chains": 4}
+NAMES = ("default", *OURS, "numpyro", "bde")
+PEERS = {"numpyro": "numpyro", "bde": "bde"}  # and the modules that they need
+
+# the learned noise of skbayes.model.Normal, of standardised y
+NOISE_FLOOR, NOISE_SHIFT, NOISE_SCALE = 0.01, math.log(math.expm1(0.3)), 1.5
+
+
+def rows_of(data_dir, name: str, split: int):
+    """Training rows, test rows, training targets, test targets, as they are."""
+    data = load(data_dir, f"uci_regression/{name}.npz")
+    X, y, test = data["X"], data["y"], data["test_mask"][split]
+    return X[~test], X[test], y[~test], y[test]
+
+
+def standardised(A, B, a):
+    """Rows and targets by the training part's moments, and the moments of the targets."""
+    x = StandardScaler().fit(A)
+    return x.transform(A), x.transform(B), (a - a.mean()) / a.std(), a.mean(), a.std()
+
+
+def scores(mean, log_density, y, seconds: float) -> dict:
+    return {
+        "rmse": float(np.sqrt(np.mean((y - mean) ** 2))),
+        "lpd": float(np.mean(log_density)),
+        "seconds": seconds,
+    }
+
+
+def ours(data_dir, name: str, set_name: str, split: int, quick: bool) -> dict:
+    import torch
+
+    from skbayes import BayesianMLPRegressor
+    from skbayes.inference import METHODS
+    from skbayes.model.priors import NormalPrior
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    A, B, a, b = rows_of(data_dir, set_name, split)
+    reg = BayesianMLPRegressor(random_state=split)
+    if name != "default":
+        settings = {**OURS[name], **(QUICK[name] if quick else {})}
+        reg.set_params(
+            hidden_layer_sizes=(N_HIDDEN,),
+            activation="tanh",
+            method=METHODS[name](**settings),
+            prior=NormalPrior(1.0),
+            noise="learned",
+        )
+    start = time.perf_counter()
+    reg.fit(A, a)
+    seconds = time.perf_counter() - start
+    chains = {k: reg.diagnostics_[k] for k in ("r_hat_max", "ess_bulk_median") if reg.diagnostics_}
+    return {**scores(reg.predict(B), reg.log_predictive_density(B, b), b, seconds), **chains}
+
+
+def bde(data_dir, set_name: str, split: int) -> dict:
+    import jax.numpy as jnp
+    from bde import BdeRegressor
+    from bde.loss.loss import GaussianNLL
+
+    A, B, a, b = rows_of(data_dir, set_name, split)
+    A, B, z, centre, scale = standardised(A, B, a)
+    reg = BdeRegressor(**BDE, loss=GaussianNLL(), seed=split)
+    start = time.perf_counter()
+    reg.fit(jnp.array(A), jnp.array(z))
+    seconds = time.perf_counter() - start
+    mean, std = (np.array(p, float).ravel() for p in reg.predict(jnp.array(B), mean_and_std=True))
+    mean, std = centre + scale * mean, scale * std
+    log_density = -0.5 * ((b - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    return scores(mean, log_density, b, seconds)
+
+
+def numpyro(data_dir, set_name: str, split: int) -> dict:
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+    from numpyro.infer import MCMC, NUTS
+
+    A, B, a, b = rows_of(data_dir, set_name, split)
+    A, B, z, centre, scale = standardised(A, B, a)
+    x, x_new, y = (jnp.asarray(part, jnp.float32) for part in (A, B, z))
+    shapes = {"w0": (x.shape[1], N_HIDDEN), "b0": (N_HIDDEN,), "w1": (N_HIDDEN,), "b1": ()}
+
+    def network(w, x):
+        return jnp.tanh(x @ w["w0"] + w["b0"]) @ w["w1"] + w["b1"]
+
+    def noise(raw):
+        return NOISE_FLOOR + jax.nn.softplus(raw + NOISE_SHIFT)
+
+    def model(x, y):
+        w = {
+            name: numpyro.sample(name, dist.Normal(jnp.zeros(shape), 1.0).to_event(len(shape)))
+            for name, shape in shapes.items()
+        }
+        raw = numpyro.sample("raw", dist.Normal(0.0, NOISE_SCALE))
+        numpyro.sample("y", dist.Normal(network(w, x), noise(raw)), obs=y)
+
+    mcmc = MCMC(NUTS(model), **NUMPYRO, chain_method="vectorized", progress_bar=False)
+    start = time.perf_counter()
+    mcmc.run(jax.random.PRNGKey(split), x, y)
+    w = jax.block_until_ready(mcmc.get_samples())
+    seconds = time.perf_counter() - start
+    f = np.asarray(jax.vmap(lambda w: network(w, x_new))(w), dtype=float)
+    mean, std = centre + scale * f, scale * np.asarray(noise(w["raw"]), dtype=float)[:, None]
+    logs = -0.5 * ((b - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    return scores(mean.mean(0), logsumexp(logs, axis=0) - np.log(len(logs)), b, seconds)
+
+
+def difference(first: list[dict], second: list[dict], score: str) -> tuple[float, float]:
+    """Mean over splits of the difference of a score, and its standard error."""
+    return mean_and_error([r[score] - s[score] for r, s in zip(first, second, strict=True)])
+
+
+def main() -> None:
+    args = parse(
+        __doc__,
+        ("--only", {"default": None, "help": f"of {', '.join(NAMES)}"}),
+        ("--sets", {"default": None, "help": f"of {', '.join(SETS)}"}),
+        ("--out", {"type": Path, "default": None, "help": "file of finished runs, to resume"}),
+    )
+    from skbayes.inference import METHODS
+
+    sets = QUICK_SETS if args.quick else SETS
+    if args.sets:
+        sets = {name: sets.get(name, 1) for name in args.sets.split(",")}
+    if args.only:
+        names = args.only.split(",")
+    else:
+        names = [name for name in NAMES if not (args.quick and name in PEERS)]
+    for name in set(names) - set(NAMES):
+        raise SystemExit(f"{name!r} is not one of {', '.join(NAMES)}.")
+    names = [n for n in names if n not in PEERS or installed(PEERS[n])]
+    names = [n for n in names if n not in OURS or n in METHODS]
+
+    runs, end = Runs(args.out), "-quick" if args.quick else ""
+    figures: dict[str, object] = {}
+    rows, paired = [], []
+    for set_name, n_splits in sets.items():
+        found: dict[str, list[dict]] = {}
+        for name in names:
+            for split in range(n_splits):
+                key = f"{name}{end}-{set_name}-{split}"
+                if name in PEERS:
+                    peer = {"bde": bde, "numpyro": numpyro}[name]
+                    result = runs.get(key, peer, args.data_dir, set_name, split)
+                else:
+                    result = runs.get(key, ours, args.data_dir, name, set_name, split, args.quick)
+                found.setdefault(name, []).append(result)
+        for name, own in found.items():
+            rmse, lpd = (mean_and_error([r[score] for r in own]) for score in ("rmse", "lpd"))
+            rows.append(
+                {
+                    "set": set_name,
+                    "splits": n_splits,
+                    "who": name,
+                    "RMSE": rmse[0],
+                    "+- R": rmse[1],
+                    "log density": lpd[0],
+                    "+- l": lpd[1],
+                    "s a fit": float(np.median([r["seconds"] for r in own])),
+                }
+            )
+            figures[f"{set_name}_{name}"] = {
+                "rmse": [rounded(v) for v in rmse],
+                "lpd": [rounded(v) for v in lpd],
+                "seconds": rounded(rows[-1]["s a fit"], 1),
+            }
+        # every method of ours against each peer and against the default
+        for name in (n for n in names if n not in PEERS):
+            for other in (n for n in ("default", *PEERS) if n in found and n != name):
+                rmse, lpd = (difference(found[name], found[other], s) for s in ("rmse", "lpd"))
+                paired.append(
+                    {
+                        "set": set_name,
+                        "who": name,
+                        "minus": other,
+                        "RMSE": rmse[0],
+                        "+- R": rmse[1],
+                        "log density": lpd[0],
+                        "+- l": lpd[1],
+                    }
+                )
+                figures[f"{set_name}_{name}_minus_{other}"] = {
+                    "rmse": [rounded(v) for v in rmse],
+                    "lpd": [rounded(v) for v in lpd],
+                }
+    table(rows)
+    if paired:
+        print("\nPaired differences over splits:")
+        table(paired)
+    peers = {"numpyro": ("numpyro", "jax"), "bde": ("sklearn-contrib-bde",)}
+    packages = dict.fromkeys(p for name in names if name in peers for p in peers[name])
+    finish("small_tables", figures, tuple(packages))
+
+
+if __name__ == "__main__":
+    main()
