@@ -48,7 +48,11 @@ PEER_WARMUPS = (5_000, 15_000, 50_000)  # the last is the paper's
 
 # name: (method, its settings, settings of the estimator)
 OURS = {
-    "mclmc": ("mclmc", {"n_chains": 10}, {"hidden_layer_sizes": (16,) * 4}),
+    "mclmc": (
+        "mclmc",
+        {"n_chains": 10, "n_warmup": 100, "n_draws": 100},
+        {"hidden_layer_sizes": (16,) * 4},
+    ),
     "hmc": (
         "hmc",
         {"n_chains": 10, "n_warmup": 150, "n_draws": 100},
@@ -57,7 +61,7 @@ OURS = {
     "ensemble": ("ensemble", {"n_members": 10}, {"hidden_layer_sizes": (16,) * 4}),
 }
 QUICK = {
-    "mclmc": {"n_warmup": 200, "n_draws": 200},
+    "mclmc": {"n_warmup": 20, "n_draws": 20, "n_leapfrog": 20},
     "hmc": {"n_warmup": 20, "n_draws": 20, "max_leapfrog": 20},
     "ensemble": {"max_epochs": 50},
 }

@@ -40,13 +40,18 @@ REFERENCE = Path(__file__).parent / "data" / "airfoil_reference.json"
 OURS = {
     "nuts": {"n_warmup": 300, "n_draws": 300},
     "hmc": {"n_warmup": 300, "n_draws": 500, "trajectory_length": 6.0, "max_leapfrog": 300},
-    "adjusted_mclmc": {},
-    "mclmc": {},
+    "adjusted_mclmc": {"n_warmup": 300, "n_draws": 500},
+    "mclmc": {"n_warmup": 300, "n_draws": 500},
     "mala": {},
     "metropolis": {},
 }
 QUICK = {"n_warmup": 20, "n_draws": 20}
-QUICK_METHODS = {"hmc": {"max_leapfrog": 30}}
+QUICK_METHODS = {
+    "nuts": {"max_tree_depth": 5},
+    "hmc": {"max_leapfrog": 30},
+    "adjusted_mclmc": {"max_leapfrog": 30},
+    "mclmc": {"n_leapfrog": 30},
+}
 
 # name: (starting points, warm-up, draws)
 PEERS = {
@@ -68,7 +73,7 @@ MAKE_REFERENCE = {
         "trajectory_length": 6.0,
         "max_leapfrog": 300,
     },
-    "adjusted_mclmc": {"n_draws": 1000, "thin": 10},
+    "adjusted_mclmc": {"n_warmup": 500, "n_draws": 1000, "thin": 10},
 }
 
 

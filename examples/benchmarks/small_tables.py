@@ -36,14 +36,14 @@ QUICK_SETS = {"yacht": 1, "energy": 1}
 N_HIDDEN = 50
 OURS = {
     "nuts": {"n_warmup": 300, "n_draws": 300},
-    "hmc": {},
-    "mclmc": {},
+    "hmc": {"n_warmup": 300, "n_draws": 300},
+    "mclmc": {"n_chains": 8, "n_warmup": 50, "n_draws": 50},
     "ensemble": {},
 }
 QUICK = {
-    "nuts": {"n_warmup": 20, "n_draws": 20},
-    "hmc": {"n_warmup": 50, "n_draws": 50},
-    "mclmc": {"n_warmup": 200, "n_draws": 200},
+    "nuts": {"n_warmup": 20, "n_draws": 20, "max_tree_depth": 6},
+    "hmc": {"n_warmup": 50, "n_draws": 50, "max_leapfrog": 50},
+    "mclmc": {"n_warmup": 50, "n_draws": 50, "n_leapfrog": 20},
     "ensemble": {"max_epochs": 200},
 }
 BDE = {
