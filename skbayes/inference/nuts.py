@@ -35,7 +35,7 @@ class NUTS(ChainMethod):
     Parameters
     ----------
     n_chains : int, default=4
-        Chains, all moved in one batch.
+        Chains, moved in batches of ``group_size`` (four).
     n_warmup : int, default=500
         Iterations that tune and are thrown away.
     n_draws : int, default=500
