@@ -55,7 +55,7 @@ class AdjustedMCLMC(ChainMethod):
         Most leapfrog steps per trajectory.
     step_size : float or None, default=None
         First step size; None finds one.
-    target_accept : float, default=0.9
+    target_accept : float, default=0.8
         Mean acceptance that the step sizes are tuned for.
     init : Method, "prior" or None, default=None
         Where chains start: see `HMC`.
@@ -70,7 +70,7 @@ class AdjustedMCLMC(ChainMethod):
         trajectory_length=None,
         max_leapfrog=1000,
         step_size=None,
-        target_accept=0.9,
+        target_accept=0.8,
         init=None,
     ):
         self.n_chains = n_chains

@@ -49,7 +49,7 @@ class MCLMC(ChainMethod):
         Iterations per draw kept.
     n_leapfrog : int, default=100
         Leapfrog steps per iteration.
-    energy_variance : float, default=2e-3
+    energy_variance : float, default=1e-3
         Variance of the energy error of one step, divided by the number of parameters, that step
         sizes are tuned for. Smaller is less biased and slower.
     decoherence_length : float or None, default=None
@@ -68,7 +68,7 @@ class MCLMC(ChainMethod):
         n_draws=500,
         thin=1,
         n_leapfrog=100,
-        energy_variance=2e-3,
+        energy_variance=1e-3,
         decoherence_length=None,
         step_size=None,
         init=None,

@@ -1,0 +1,138 @@
+"""Which method the default should take, by the size of data and network.
+
+Three-fold cross-validated log predictive density (nats per row, y standardised) of candidate
+methods at their defaults, on simulated tables and on those that scikit-learn carries, from narrow
+to very wide; none of them is in the other benchmarks' tables. ``method="auto"`` follows what is
+found here (see the user guide's page on choosing a method).
+
+    python examples/benchmarks/auto.py [--quick] [--out auto.jsonl]
+
+A run that is stopped goes on where it was when it is started again with the same ``--out``.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from _common import finish, parse, table
+from joblib import Parallel, delayed
+from sklearn.datasets import load_diabetes, load_digits, make_classification, make_regression
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.model_selection import KFold, StratifiedKFold
+
+from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
+
+METHODS = ("anchored", "ensemble", "map")
+
+
+def text(n: int, n_words: int, seed: int):
+    """Word counts of documents of three topics, Poisson, as TF-IDF rows."""
+    rng = np.random.default_rng(seed)
+    common = rng.gamma(0.1, size=n_words)
+    topics = common * np.exp(rng.normal(size=(3, n_words)))
+    topics = 40 * topics / topics.sum(1, keepdims=True)
+    y = rng.integers(3, size=n)
+    return TfidfTransformer().fit_transform(sp.csr_matrix(rng.poisson(topics[y]))), y
+
+
+def one_hot(n: int, n_levels: int, seed: int):
+    """Five categorical columns with effects of their own, and labels."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(n_levels, size=(n, 5))
+    logit = rng.normal(size=(5, n_levels))[np.arange(5), codes].sum(1)
+    return np.eye(n_levels)[codes].reshape(n, -1), (rng.random(n) < 1 / (1 + np.exp(-logit))) * 1
+
+
+def wide(n: int, p: int, seed: int):
+    return make_classification(
+        n, p, n_informative=15, n_redundant=min(50, p // 4), flip_y=0.05, random_state=seed
+    )
+
+
+def regression(n: int, p: int, seed: int):
+    return make_regression(n, p, n_informative=10, noise=30.0, random_state=seed)
+
+
+def data(quick: bool) -> dict:
+    kw = {"return_X_y": True}
+    rows = np.random.default_rng(1).permutation(1797)
+    digits = load_digits(**kw)
+    sets = {
+        "wide 300 x 30": (*wide(300, 30, 1), True),
+        "wide 300 x 300": (*wide(300, 300, 2), True),
+        "one-hot 600 x 50": (*one_hot(600, 10, 4), True),
+        "diabetes": (*load_diabetes(**kw), False),
+        "linear 150 x 50": (*regression(150, 50, 5), False),
+        "linear 150 x 300": (*regression(150, 300, 6), False),
+    }
+    if quick:
+        return sets
+    return sets | {
+        "digits 600": (digits[0][rows[:600]], digits[1][rows[:600]], True),
+        "wide 300 x 2000": (*wide(300, 2000, 3), True),
+        "one-hot 600 x 500": (*one_hot(600, 100, 5), True),
+        "text 400 x 1000": (*text(400, 1000, 7), True),
+        "text 400 x 4000": (*text(400, 4000, 8), True),
+        "text 2000 x 2000": (*text(2000, 2000, 9), True),
+        "linear 150 x 2000": (*regression(150, 2000, 6), False),
+    }
+
+
+def score(name: str, method: str, X, y, labels: bool) -> dict:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    splitter = StratifiedKFold if labels else KFold
+    estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
+    scores, start, n_params = [], time.perf_counter(), 0
+    for a, b in splitter(3, shuffle=True, random_state=0).split(X, y):
+        model = estimator(method=method, random_state=0).fit(X[a], y[a])
+        n_params = model.posterior_.n_params
+        scores.append(model.log_predictive_density(X[b], y[b]))
+    mean = float(np.concatenate(scores).mean() + (0.0 if labels else np.log(y.std())))
+    seconds = (time.perf_counter() - start) / 3
+    key = f"{name}/{method}"
+    return {"key": key, "score": mean, "seconds": seconds, "n_params": n_params}
+
+
+def main() -> None:
+    args = parse(
+        __doc__,
+        ("--out", {"type": Path, "default": None, "help": "file of finished fits, to resume"}),
+    )
+    sets = data(args.quick)
+    done = {}
+    if args.out is not None and args.out.exists():
+        done = {r["key"]: r for r in map(json.loads, args.out.read_text().splitlines())}
+    jobs = [
+        delayed(score)(name, method, *sets[name])
+        for name in sets
+        for method in METHODS
+        if f"{name}/{method}" not in done
+    ]
+    for result in Parallel(n_jobs=2, return_as="generator_unordered")(jobs):
+        done[result["key"]] = result
+        if args.out is not None:
+            with args.out.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+    rows = []
+    for name, (X, *_) in sets.items():
+        own = {m: done[f"{name}/{m}"] for m in METHODS}
+        row = {"data": name, "rows": X.shape[0], "weights": own["map"]["n_params"]}
+        row |= {m: own[m]["score"] for m in METHODS}
+        row |= {f"{m}, s": own[m]["seconds"] for m in METHODS}
+        rows.append(row)
+    table(rows)
+    finish("auto", {r["data"]: {m: round(r[m], 4) for m in METHODS} for r in rows})
+
+
+if __name__ == "__main__":
+    main()
