@@ -1,36 +1,27 @@
-"""Runs of chains that stop and go on: checkpoints on disk, and warm starts in memory."""
+"""Runs of chains that are kept on disk and go on where they were stopped."""
 
 import json
-import pickle
+import shutil
 
 import numpy as np
 import pytest
-from settings import METHOD_SETTINGS
+from chain_runs import CHAINS, START, Killed, same, short_run
+from gaussian_target import correlated
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
-from skbayes.inference import HMC, MAP, NUTS, checkpoint
-from skbayes.inference.chains import run_chains
+from skbayes.inference import HMC, MAP, NUTS, Streams, checkpoint
 from skbayes.inference.checkpoint import fingerprint
-from skbayes.inference.kernel import ChainMethod, GradientKernel
+from skbayes.inference.kernel import GradientKernel
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-CHAINS = {name: m for name, m in METHOD_SETTINGS.items() if isinstance(m, ChainMethod)}
-START = MAP(max_epochs=10)
-
-
-class Killed(Exception):
-    """Stands for the end of the process."""
 
 
 @pytest.fixture
 def model():
-    # long enough for windows of the warm-up, in which the metric is estimated
-    method = NUTS(2, n_warmup=24, n_draws=10, thin=2, max_tree_depth=3, init=START)
-    return BayesianMLPRegressor((3,), method=method, random_state=0)
+    return short_run()
 
 
 @pytest.fixture
@@ -69,17 +60,6 @@ def killed_fit(model, data, folder, iteration):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(cls, "step", dying)
         clone(model).fit(*data, checkpoint=folder)
-
-
-def same(a, b):
-    np.testing.assert_array_equal(a.draws, b.draws)
-    assert a.draws.dtype == b.draws.dtype
-    for x, y in ((a.stats, b.stats), (a.adapted, b.adapted)):
-        assert x.keys() == y.keys()
-        for name in x:
-            np.testing.assert_array_equal(x[name], y[name])
-    if a.state is not None:
-        assert fingerprint(a.state) == fingerprint(b.state)
 
 
 def files(folder):
@@ -135,6 +115,45 @@ def test_files_of_many_iterations(model, curve, tmp_path, monkeypatch):
     assert len(names) == 5
     again = clone(model).fit(*curve, checkpoint=tmp_path)
     same(again.posterior_, clone(model).fit(*curve).posterior_)
+
+
+def test_files_of_two_processes_at_once(model, curve, tmp_path, monkeypatch):
+    """Both wrote the same run, each at its own times: their files can be mixed."""
+    for number, stop in ((7, 30), (5, 40)):
+        ticks = iter(range(1, 1000))
+        monkeypatch.setattr(
+            checkpoint.GroupStore, "due", lambda self, t=ticks, n=number: next(t) % n == 0
+        )
+        killed_fit(model, curve, tmp_path / str(number), stop)
+    shutil.copytree(tmp_path / "5", tmp_path / "7", dirs_exist_ok=True)
+    before = files(tmp_path / "7")
+    assert len(before) == 4 + 8
+    again = clone(model).fit(*curve, checkpoint=tmp_path / "7")
+    same(again.posterior_, clone(model).fit(*curve).posterior_)
+    after = files(tmp_path / "7")
+    assert all(after[path] == content for path, content in before.items())
+
+
+def test_a_file_with_the_wrong_name_is_ignored(model, curve, tmp_path, every_iteration):
+    killed_fit(model, curve, tmp_path, 30)
+    path = sorted(files(tmp_path))[27]
+    path.rename(path.with_name("000000027-000000029.npz"))
+    again = clone(model)
+    with pytest.warns(RuntimeWarning, match="it does not end where its name says"):
+        again.fit(*curve, checkpoint=tmp_path)
+    same(again.posterior_, clone(model).fit(*curve).posterior_)
+
+
+def test_value_and_gradient_are_not_computed_anew():
+    """They would be, in a batch of another shape than in the step they came from."""
+    method, target = HMC(2), correlated(3)
+    kernel = method._kernel(target, target.sample(Streams(0, 2)))
+    state = kernel.state()
+    state["value"], state["grad"] = state["value"] + 1.0, state["grad"] + 1.0
+    other = method._kernel(target, target.sample(Streams(1, 2)))
+    other.restore(state)
+    for name in ("theta", "value", "grad"):
+        np.testing.assert_array_equal(getattr(other, name).numpy(), state[name])
 
 
 def test_a_finished_run_is_only_loaded(model, curve, tmp_path, monkeypatch):
@@ -310,107 +329,3 @@ def test_search(curve, tmp_path, every_iteration):
     np.testing.assert_array_equal(
         first.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
     )
-
-
-# ------------------------------------------------------------------- warm starts
-
-
-@pytest.mark.parametrize("name", CHAINS)
-def test_warm_start_is_a_longer_run(name, curve):
-    model = BayesianMLPRegressor((3,), method=clone(CHAINS[name]), random_state=0)
-    longer = clone(model).set_params(method__n_draws=20).fit(*curve).posterior_
-    model.set_params(warm_start=True)
-    first = model.fit(*curve).posterior_
-    model = pickle.loads(pickle.dumps(model))
-    second = model.fit(*curve).posterior_
-    assert second.draws.shape == first.draws.shape  # only the new ones
-    np.testing.assert_array_equal(np.concatenate([first.draws, second.draws], 1), longer.draws)
-    for key, values in longer.stats.items():
-        both = np.concatenate([first.stats[key], second.stats[key]], 1)
-        np.testing.assert_array_equal(both, values)
-    again = [(g["iteration"], g["generators"]) for g in second.state["groups"]]
-    assert again == [(g["iteration"], g["generators"]) for g in longer.state["groups"]]
-
-
-def test_warm_start_keeps_the_seed(curve):
-    model = BayesianMLPRegressor((3,), method=clone(CHAINS["mclmc"]), warm_start=True)
-    seed = model.fit(*curve).posterior_.state["seed"]
-    assert model.fit(*curve).posterior_.state["seed"] == seed
-
-
-def test_warm_start_with_a_checkpoint(model, curve, tmp_path, every_iteration):
-    model.set_params(warm_start=True).fit(*curve)
-    begun = pickle.dumps(model)
-    whole = model.fit(*curve).posterior_
-    model = pickle.loads(begun)
-
-    def dying(self):
-        if self._saved == 44 + 9:
-            raise Killed
-        return True
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint.GroupStore, "due", dying)
-        model.fit(*curve, checkpoint=tmp_path)
-    same(pickle.loads(begun).fit(*curve, checkpoint=tmp_path).posterior_, whole)
-
-
-def warmups(monkeypatch):
-    """Iterations before the first draw of the runs to come."""
-    out = []
-
-    def spy(kernel, layout, streams, **kwargs):
-        out.append(kwargs["n_warmup"] - kwargs["first"])
-        return run_chains(kernel, layout, streams, **kwargs)
-
-    monkeypatch.setattr("skbayes.inference.kernel.run_chains", spy)
-    return out
-
-
-def test_when_there_is_a_new_warm_up(model, curve, monkeypatch):
-    X, y = curve
-    seen = warmups(monkeypatch)
-    model.set_params(warm_start=True).fit(X, y).fit(X, y)
-    assert seen == [24, 0]
-    model.fit(X, y + X[:, 0])  # another posterior
-    model.set_params(method=HMC(2, n_warmup=7, n_draws=5, init=START)).fit(X, y)
-    model.set_params(dtype="float64").fit(X, y)
-    assert seen == [24, 0, 24, 7, 7]
-
-
-def test_warm_start_on_other_rows(model, curve):
-    X, y = curve
-    model.set_params(warm_start=True).fit(X, y)
-    with pytest.raises(ValueError, match=r"X of shape \(60, 2\), but X now has the shape \(50, 2"):
-        model.fit(X[:50], y[:50])
-
-
-@pytest.mark.parametrize("done", [3, 20, 33])
-def test_warm_start_after_an_interruption(model, curve, monkeypatch, done):
-    def interrupt(bar, at, total, text):
-        if at == done and total == 44:
-            raise KeyboardInterrupt
-
-    model.set_params(warm_start=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skbayes.progress.ProgressBar.__call__", interrupt)
-        model.fit(*curve)
-    seen = warmups(monkeypatch)
-    model.fit(*curve)
-    assert seen == ([0] if done > 24 else [24])
-    assert model.posterior_.draws.shape == (2, 10, model.posterior_.n_params)
-    assert np.isfinite(model.posterior_.draws).all()
-
-
-def test_the_state_is_numpy_and_plain_python(model, curve):
-    def check(value):
-        if isinstance(value, dict):
-            for entry in value.values():
-                check(entry)
-        elif isinstance(value, list | tuple):
-            for entry in value:
-                check(entry)
-        else:
-            assert isinstance(value, np.ndarray | int | str), type(value)
-
-    check(model.fit(*curve).posterior_.state)

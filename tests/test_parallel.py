@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from chain_runs import same
 from gaussian_target import correlated
 from joblib import parallel_config
 from settings import METHOD_SETTINGS
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from test_checkpoint import same
 
 from skbayes import BayesianMLPRegressor
 from skbayes.inference import HMC, MAP, NUTS, Ensemble, Streams, checkpoint

@@ -1,0 +1,121 @@
+"""Warm starts of chains: a second fit is a longer first one."""
+
+import pickle
+
+import numpy as np
+import pytest
+from chain_runs import CHAINS, START, Killed, same, short_run
+from sklearn.base import clone
+
+from skbayes import BayesianMLPRegressor
+from skbayes.inference import HMC, checkpoint
+from skbayes.inference.chains import run_chains
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture
+def model():
+    return short_run()
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_warm_start_is_a_longer_run(name, curve):
+    model = BayesianMLPRegressor((3,), method=clone(CHAINS[name]), random_state=0)
+    longer = clone(model).set_params(method__n_draws=20).fit(*curve).posterior_
+    model.set_params(warm_start=True)
+    first = model.fit(*curve).posterior_
+    model = pickle.loads(pickle.dumps(model))
+    second = model.fit(*curve).posterior_
+    assert second.draws.shape == first.draws.shape  # only the new ones
+    np.testing.assert_array_equal(np.concatenate([first.draws, second.draws], 1), longer.draws)
+    for key, values in longer.stats.items():
+        both = np.concatenate([first.stats[key], second.stats[key]], 1)
+        np.testing.assert_array_equal(both, values)
+    again = [(g["iteration"], g["generators"]) for g in second.state["groups"]]
+    assert again == [(g["iteration"], g["generators"]) for g in longer.state["groups"]]
+
+
+def test_warm_start_keeps_the_seed(curve):
+    model = BayesianMLPRegressor((3,), method=clone(CHAINS["mclmc"]), warm_start=True)
+    seed = model.fit(*curve).posterior_.state["seed"]
+    assert model.fit(*curve).posterior_.state["seed"] == seed
+
+
+def test_warm_start_with_a_checkpoint(model, curve, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0.0)
+    model.set_params(warm_start=True).fit(*curve)
+    begun = pickle.dumps(model)
+    whole = model.fit(*curve).posterior_
+    model = pickle.loads(begun)
+
+    def dying(self):
+        if self._saved == 44 + 9:
+            raise Killed
+        return True
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint.GroupStore, "due", dying)
+        model.fit(*curve, checkpoint=tmp_path)
+    same(pickle.loads(begun).fit(*curve, checkpoint=tmp_path).posterior_, whole)
+
+
+def warmups(monkeypatch):
+    """Iterations before the first draw of the runs to come."""
+    out = []
+
+    def spy(kernel, layout, streams, **kwargs):
+        out.append(kwargs["n_warmup"] - kwargs["first"])
+        return run_chains(kernel, layout, streams, **kwargs)
+
+    monkeypatch.setattr("skbayes.inference.kernel.run_chains", spy)
+    return out
+
+
+def test_when_there_is_a_new_warm_up(model, curve, monkeypatch):
+    X, y = curve
+    seen = warmups(monkeypatch)
+    model.set_params(warm_start=True).fit(X, y).fit(X, y)
+    assert seen == [24, 0]
+    model.fit(X, y + X[:, 0])  # another posterior
+    model.set_params(method=HMC(2, n_warmup=7, n_draws=5, init=START)).fit(X, y)
+    model.set_params(dtype="float64").fit(X, y)
+    assert seen == [24, 0, 24, 7, 7]
+
+
+def test_warm_start_on_other_rows(model, curve):
+    X, y = curve
+    model.set_params(warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"X of shape \(60, 2\), but X now has the shape \(50, 2"):
+        model.fit(X[:50], y[:50])
+
+
+@pytest.mark.parametrize("done", [3, 20, 33])
+def test_warm_start_after_an_interruption(model, curve, monkeypatch, done):
+    def interrupt(bar, at, total, text):
+        if at == done and total == 44:
+            raise KeyboardInterrupt
+
+    model.set_params(warm_start=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skbayes.progress.ProgressBar.__call__", interrupt)
+        model.fit(*curve)
+    seen = warmups(monkeypatch)
+    model.fit(*curve)
+    assert seen == ([0] if done > 24 else [24])
+    assert model.posterior_.draws.shape == (2, 10, model.posterior_.n_params)
+    assert np.isfinite(model.posterior_.draws).all()
+
+
+def test_the_state_is_numpy_and_plain_python(model, curve):
+    def check(value):
+        if isinstance(value, dict):
+            for entry in value.values():
+                check(entry)
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                check(entry)
+        else:
+            assert isinstance(value, np.ndarray | int | str), type(value)
+
+    check(model.fit(*curve).posterior_.state)
