@@ -35,9 +35,6 @@ from skbayes.validation import (
     resolve_prior,
 )
 
-DEFAULT_METHOD = "anchored"
-"""What ``method="auto"`` takes."""
-
 MEMORY = 1 << 26
 """Bytes that predictions of one chunk of rows may take, times a small factor."""
 
@@ -115,13 +112,11 @@ class BayesianEstimator(BaseEstimator):
         ValueError
             If a parameter or the data are not allowed; the message names what is.
         """
-        method = resolve_method(self.method, DEFAULT_METHOD)
         prior = resolve_prior(self.prior, self._default_prior())
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         check_choice("standardize", self.standardize, (True, False, "X", "y"))
         check_n_jobs(self.n_jobs)
         self._check_model()
-        check_checkpoint(checkpoint, method, self.random_state)
         again = self.warm_start and hasattr(self, "posterior_")
         X, y = validate_data(
             self,
@@ -132,6 +127,8 @@ class BayesianEstimator(BaseEstimator):
             multi_output=True,
             reset=not again,
         )
+        method = resolve_method(self.method, X.shape)
+        check_checkpoint(checkpoint, method, self.random_state)
         weight = check_sample_weight(sample_weight, X.shape[0])
         targets, weight = self._encode_y(y, weight, again)
         if not again:
@@ -367,7 +364,7 @@ def _check_is_object(name: str, value, key: str) -> None:
     if value is not None and not isinstance(value, str):
         return
     if name == "method":
-        kind: type | None = METHODS.get(DEFAULT_METHOD if value == "auto" else str(value))
+        kind: type | None = METHODS.get("anchored" if value == "auto" else str(value))
     else:
         kind = PRIORS.get(value) if isinstance(value, str) else NormalPrior
     example = "" if kind is None else f", such as {kind.__name__}({key.partition('__')[2]}=...)"

@@ -10,16 +10,17 @@ import torch
 from sklearn.utils import check_random_state
 
 from skbayes.inference import METHODS, Method
+from skbayes.inference.auto import choose
 from skbayes.model.activations import ACTIVATIONS
 from skbayes.model.priors import PRIORS, Prior
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def resolve_method(method, default: str) -> Method:
-    """Turn ``method=`` (a string or a method object) into a checked method object."""
+def resolve_method(method, shape: tuple[int, int]) -> Method:
+    """Turn ``method=`` (a string or an object) into a checked method object for X of a shape."""
     if isinstance(method, str):
-        name = default if method == "auto" else method
+        name = choose(*shape) if method == "auto" else method
         if name not in METHODS:
             raise ValueError(
                 f"method={method!r} is not known; allowed are 'auto', "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from skbayes.inference.base import to_numpy
 from skbayes.inference.kernel import (
@@ -32,10 +33,28 @@ class HMC(ChainMethod):
     whatever the dtype of theta, so that float32 does not spoil the comparison.
 
     While warming up, each chain's step size is tuned by dual averaging (Hoffman and Gelman, 2014),
-    and the diagonal M is replaced by the inverse variances within chains after windows of doubling
-    length. The length of a trajectory is jittered, so that no oscillation of the posterior is in
-    step with it; the jitter is a fixed low-discrepancy sequence, the same for all chains, which
-    leaves the target invariant.
+    and M is replaced by the inverse variances within chains after windows of doubling length. The
+    length of a trajectory is jittered, so that no oscillation of the posterior is in step with it;
+    the jitter is a fixed low-discrepancy sequence, the same for all chains, which leaves the
+    target invariant.
+
+    With ``trajectory_length="chees"`` the longest length T is tuned too, by stochastic ascent on
+
+    .. math:: \text{ChEES} = \tfrac14 E\left[\left(\|x' - \mu\|^2
+              - \|x - \mu\|^2\right)^2\right]
+
+    (Hoffman, Radul and Sountsov, 2021, equations 11 to 13; x is theta in posterior deviations),
+    whose gradient is averaged over the chains. The paper takes the mean over chains for
+    :math:`\mu`; here every chain has its own running mean, because chains may sit in different
+    modes. The gradient of 4 chains is noisy, so that T may end far from the best and differ from
+    seed to seed; about 16 chains steady it, and then all of them are moved in one batch.
+
+    With ``persistence`` :math:`\alpha > 0` a part of the last momentum is kept (Horowitz, 1991),
+
+    .. math:: p \leftarrow \alpha p + \sqrt{1 - \alpha^2}\, p_{\text{new}},
+              \qquad p_{\text{new}} \sim N(0, M),
+
+    and is turned round where a proposal is not accepted.
 
     Parameters
     ----------
@@ -47,15 +66,21 @@ class HMC(ChainMethod):
         Draws kept per chain.
     thin : int, default=1
         Iterations per draw kept.
-    trajectory_length : float, default=3.0
+    trajectory_length : float or "chees", default=3.0
         Longest time of a trajectory, in posterior standard deviations (those of the masses); the
-        jitter takes between a third and all of it.
+        jitter takes between a third and all of it. "chees" tunes it, from 3.
     max_leapfrog : int, default=200
         Most leapfrog steps per trajectory.
     step_size : float or None, default=None
         First step size; None finds one.
     target_accept : float, default=0.8
         Mean acceptance that the step sizes are tuned for.
+    persistence : float, default=0.0
+        Part of the momentum that is kept from one trajectory to the next, at least 0 and below 1.
+    metric : {"diagonal", "low_rank"}, default="diagonal"
+        Shape of M: a diagonal, or a diagonal corrected in up to 20 directions in which the draws
+        of the warm-up reach furthest. The second costs more per step, and needs a warm-up long
+        enough to know these directions.
     init : Method, "prior" or None, default=None
         Where chains start: at the members that another method fits, at draws from the prior, or
         (None) at the members of an `Ensemble`.
@@ -71,6 +96,8 @@ class HMC(ChainMethod):
         max_leapfrog=200,
         step_size=None,
         target_accept=0.8,
+        persistence=0.0,
+        metric="diagonal",
         init=None,
     ):
         self.n_chains = n_chains
@@ -81,36 +108,141 @@ class HMC(ChainMethod):
         self.max_leapfrog = max_leapfrog
         self.step_size = step_size
         self.target_accept = target_accept
+        self.persistence = persistence
+        self.metric = metric
         self.init = init
+
+    @property
+    def group_size(self) -> int:  # type: ignore[override]
+        """Chains that share their adaptation: all of them where ChEES averages over them."""
+        return self.n_chains if self.trajectory_length == "chees" else ChainMethod.group_size
 
     def check(self):
         """Check the parameters, see `Method.check`."""
         super().check()
         self._require("max_leapfrog")
-        self._positive("trajectory_length")
+        self._positive("trajectory_length", or_in=("chees",))
+        self._require("persistence", kind=(int, float), low=0.0, high=0.999)
 
     def _kernel(self, log_posterior, theta):
         return _HMCKernel(self, log_posterior, theta)
 
 
 class _HMCKernel(GradientKernel):
+    def __init__(self, method, log_posterior, theta):
+        super().__init__(method, log_posterior, theta)
+        self.last_momentum: Tensor | None = None  # where some of it is kept
+        self.chees: _ChEES | None = None
+        if method.trajectory_length == "chees":
+            self.chees = _ChEES(theta)
+
     def step(self, streams, iteration):
-        method = self.method
+        method, chees = self.method, self.chees
         momentum = self.momentum(streams)
+        if self.last_momentum is not None:
+            keep = method.persistence
+            momentum = keep * self.last_momentum + (1.0 - keep**2) ** 0.5 * momentum
         uniform = streams.uniform(1, device=self.theta.device)[:, 0]
         step_size = self.averaging.step_size
         jitter = 1.0 - 2.0 / 3.0 * van_der_corput(iteration + 1)
-        length = jitter * method.trajectory_length
-        n_steps = int(np.clip(np.ceil(length / np.median(step_size)), 1, method.max_leapfrog))
+        longest = method.trajectory_length if chees is None else chees.length
+        n_steps = int(
+            np.clip(np.ceil(jitter * longest / np.median(step_size)), 1, method.max_leapfrog)
+        )
         theta, new_momentum, value, grad = self.leapfrog(momentum, step_size, n_steps)
         # H - H': differences of the log densities and of the kinetic energies
         kinetic, new_kinetic = self.metric.kinetic(momentum), self.metric.kinetic(new_momentum)
         error = (value - self.value) + (kinetic - new_kinetic)
         error = torch.where(torch.isfinite(error), error, torch.full_like(error, -torch.inf))
+        if chees is not None:
+            velocity = self.metric.velocity(new_momentum)
+            chees.see(self.theta, theta, velocity, error, jitter, self.metric.scale)
         energy = kinetic - self.value  # of the point that the trajectory starts from
-        self.accept(torch.log(uniform) < error, theta, value, grad)
+        accepted = torch.log(uniform) < error
+        self.accept(accepted, theta, value, grad)
+        if method.persistence > 0.0:
+            self.last_momentum = torch.where(accepted[:, None], new_momentum, -momentum)
         return {
             **metropolis_statistics(self, error, n_steps),
             "diverging": to_numpy(error < -DIVERGENCE),
             "energy": to_numpy(energy),
         }
+
+    def adapt(self, iteration, n_warmup, stats):
+        metric = self.metric
+        super().adapt(iteration, n_warmup, stats)
+        if self.metric is not metric:
+            self.last_momentum = None  # it belongs to the old masses
+        if self.chees is not None:
+            longest = self.method.max_leapfrog * float(np.median(self.averaging.step_size))
+            self.chees.update(longest)
+            if iteration + 1 == n_warmup:
+                self.chees.length = self.chees.mean_length
+
+    def adapted(self):
+        more = {}
+        if self.chees is not None:
+            more["trajectory_length"] = np.full(len(self.theta), self.chees.length)
+        return {**super().adapted(), **more}
+
+    def state(self):
+        out = super().state()
+        if self.last_momentum is not None:
+            out["last_momentum"] = to_numpy(self.last_momentum)
+        if self.chees is not None:
+            out.update({f"chees.{k}": v for k, v in self.chees.state().items()})
+        return out
+
+    def restore(self, state):
+        super().restore(state)
+        like = self.theta
+        if "last_momentum" in state:
+            self.last_momentum = torch.as_tensor(
+                state["last_momentum"].copy(), dtype=like.dtype, device=like.device
+            )
+        if self.chees is not None:
+            parts = {k[6:]: v for k, v in state.items() if k.startswith("chees.")}
+            self.chees.restore(parts, like)
+
+
+class _ChEES:
+    """Ascent of log T by Adam without momentum, as the paper has it (rate 0.025, beta_2 0.95)."""
+
+    def __init__(self, theta: Tensor) -> None:
+        self.length = self.mean_length = 3.0
+        self.square, self.t = 0.0, 0
+        self.centre = theta.clone()
+        self.gradient = 0.0
+
+    def see(self, theta, new_theta, velocity, error, jitter, scale) -> None:
+        """Estimate the gradient by log T from one trajectory of every chain."""
+        start = ((theta - self.centre) / scale).double()
+        end = ((new_theta - self.centre) / scale).double()
+        gain = (end**2).sum(1) - (start**2).sum(1)
+        along = (end * (velocity / scale).double()).sum(1)
+        weight = error.clamp_max(0.0).exp()
+        each = torch.nan_to_num(jitter * gain * along * weight, nan=0.0, posinf=0.0, neginf=0.0)
+        self.gradient = float(each.sum() / weight.sum().clamp_min(1e-12))
+        # the weight of new points never falls below a hundredth: early ones are forgotten
+        self.centre = torch.lerp(self.centre, theta, max(0.01, 1.0 / (self.t + 1)))
+
+    def update(self, longest: float) -> None:
+        """Take one step; T stays below what the most leapfrog steps can reach."""
+        self.t += 1
+        self.square = 0.95 * self.square + 0.05 * self.gradient**2
+        root = (self.square / (1.0 - 0.95**self.t)) ** 0.5
+        step = 0.025 * self.gradient / (root + 1e-12)
+        self.length = float(np.clip(self.length * np.exp(step), 0.1, max(0.1, longest)))
+        share = self.t**-0.75
+        self.mean_length = float(self.mean_length ** (1.0 - share) * self.length**share)
+
+    def state(self) -> dict[str, np.ndarray]:
+        names = ("length", "mean_length", "square", "t")
+        out = {name: np.array(getattr(self, name)) for name in names}
+        return {**out, "centre": to_numpy(self.centre)}
+
+    def restore(self, state: dict[str, np.ndarray], like: Tensor) -> None:
+        for name in ("length", "mean_length", "square"):
+            setattr(self, name, float(state[name]))
+        self.t = int(state["t"])
+        self.centre = torch.as_tensor(state["centre"].copy(), dtype=like.dtype, device=like.device)
