@@ -96,9 +96,17 @@ def test_every_method_goes_on(name, dtype, curve, tmp_path, every_iteration):
         same(again.posterior_, whole.posterior_)
 
 
-@pytest.mark.parametrize("metric", ["low_rank"])
-def test_a_low_rank_metric_goes_on(metric, curve, tmp_path, every_iteration):
-    method = NUTS(2, n_warmup=40, n_draws=4, max_tree_depth=3, init=START, metric=metric)
+LONGER = {"n_chains": 2, "n_warmup": 40, "n_draws": 4, "init": START}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        NUTS(**LONGER, max_tree_depth=3, metric="low_rank"),
+        HMC(**LONGER, max_leapfrog=8, trajectory_length="chees", persistence=0.5),
+    ],
+)
+def test_all_that_is_adapted_goes_on(method, curve, tmp_path, every_iteration):
     model = BayesianMLPRegressor((3,), method=method, random_state=0)
     whole = clone(model).fit(*curve)
     for stop in (20, 42):
