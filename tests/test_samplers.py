@@ -152,10 +152,9 @@ def test_a_mild_funnel_is_sampled_right(name):
 @pytest.mark.parametrize("name", EXACT)
 def test_modes_far_apart_end_in_a_warning(name):
     target = Mixture(20.0)
-    n_chains = EXACT[name].chain_count()
-    theta0 = target.initial(Streams(4, n_chains))
-    theta0[:, 0] += torch.as_tensor(np.where(np.arange(n_chains) % 2, 10.0, -10.0))
-    posterior = run(EXACT[name], target, theta0=theta0)
+    theta0 = target.initial(Streams(4, 6))
+    theta0[:, 0] += torch.as_tensor(np.where(np.arange(6) % 2, 10.0, -10.0))
+    posterior = run(EXACT[name], target, theta0=theta0, n_chains=6, n_draws=500)
     diagnostics, text = found_wrong(posterior)
     assert diagnostics["r_hat_max"] > 1.1
     assert "do not agree" in text and "R-hat" in text
@@ -266,7 +265,8 @@ def test_mclmc_has_little_bias_on_gaussians(d):
         -0.5 * (theta**2 / scale2).sum(1).double(),
         -theta / scale2,
     )
-    posterior = run(MCLMC(init="prior", n_chains=16), target)
+    n_chains = {2: 64, 20: 32, 1000: 8}[d]
+    posterior = run(MCLMC(init="prior", n_chains=n_chains, n_draws=200, n_warmup=200), target)
     ratio = (posterior.draws**2 / np.diag(target.cov)).mean(2, keepdims=True)
     error = mcse_of_mean(ratio)[0]
     assert error < 0.0125
@@ -276,7 +276,9 @@ def test_mclmc_has_little_bias_on_gaussians(d):
 @pytest.mark.slow
 def test_mclmc_has_little_bias_on_the_conjugate_model():
     model = linear_model(n_outputs=2, weighted=True, noise=(0.5, 1.0))
-    posterior = run(MCLMC(init="prior", n_chains=16), model.log_posterior)
+    posterior = run(
+        MCLMC(init="prior", n_chains=64, n_draws=150, n_warmup=200), model.log_posterior
+    )
     centred = posterior.draws - model.mean
     ratio = (centred**2).mean((0, 1)) / np.diag(model.cov)
     error = mcse_of_mean(centred**2) / np.diag(model.cov)

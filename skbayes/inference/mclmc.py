@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skbayes.inference.base import to_numpy
-from skbayes.inference.kernel import ChainMethod
+from skbayes.inference.kernel import DIVERGENCE, ChainMethod
 from skbayes.inference.microcanonical import MicrocanonicalKernel
 
 REFRESH = 5  # steps between partial refreshments, so that they cost little
@@ -34,7 +34,7 @@ class MCLMC(ChainMethod):
 
     While warming up, each chain's step size follows the energy errors of its own steps (their
     variance grows with the sixth power of the step), and s is replaced by the deviations within
-    chains. A chain whose energy is not finite goes back to where its last draw was, counted in
+    chains. A chain with an energy error over 1,000 goes back to where its last draw was, counted in
     ``n_divergences``.
 
     Parameters
@@ -100,7 +100,11 @@ class _MCLMCKernel(MicrocanonicalKernel):
     def __init__(self, method, log_posterior, theta):
         super().__init__(method, log_posterior, theta)
         self.u: Tensor | None = None  # directions, kept between iterations
-        self.tuner = _StepTuner(self.averaging.step_size, method.energy_variance)
+        # No more than the typical radius of whitened theta: a particle on its way through the
+        # centre of a quadratic has no energy error at any step, so that the error alone, in few
+        # dimensions, may ask for ever longer ones.
+        longest = theta.shape[1] ** 0.5
+        self.tuner = _StepTuner(self.averaging.step_size, method.energy_variance, longest)
 
     def find_step_size(self, streams):
         super().find_step_size(streams)
@@ -128,7 +132,8 @@ class _MCLMCKernel(MicrocanonicalKernel):
             u.addcmul_(self.column(nu), normal)
             u /= torch.linalg.vector_norm(u, dim=1, keepdim=True)
         errors = np.array(rows)  # (times, n_chains)
-        lost = ~(np.isfinite(errors).all(0) & np.isfinite(to_numpy(value)))
+        with np.errstate(invalid="ignore"):
+            lost = ~((np.abs(errors) < DIVERGENCE).all(0) & np.isfinite(to_numpy(value)))
         back = torch.as_tensor(lost, device=value.device)
         self.accept(~back, theta, value, grad)
         self.u = torch.where(back[:, None], self.momentum(streams.child(3 + iteration)), u)
@@ -173,12 +178,12 @@ class _MCLMCKernel(MicrocanonicalKernel):
 class _StepTuner:
     """Step sizes, one per chain, that reach a variance of the energy error per dimension."""
 
-    def __init__(self, step_size: np.ndarray, target: float) -> None:
-        self.target = target
+    def __init__(self, step_size: np.ndarray, target: float, longest: float) -> None:
+        self.target, self.longest = target, longest
         self.restart(step_size)
 
     def restart(self, step_size: np.ndarray) -> None:
-        self.step_size = np.array(step_size, dtype=float)
+        self.step_size = np.minimum(np.array(step_size, dtype=float), self.longest)
         self.log_mean = np.log(self.step_size)
         self.t = np.array(0)
 
@@ -189,6 +194,7 @@ class _StepTuner:
         # the variance goes with the sixth power of the step; at most halved or doubled at once
         change = np.clip(np.log(ratio) / 6.0, -np.log(2.0), np.log(2.0))
         log_step = np.log(self.step_size) + change * float(self.t) ** -0.5
+        log_step = np.minimum(log_step, np.log(self.longest))
         self.step_size = np.exp(log_step)
         share = float(self.t) ** -0.75
         self.log_mean = share * log_step + (1.0 - share) * self.log_mean

@@ -69,6 +69,8 @@ class MicrocanonicalKernel(GradientKernel):
         towards = (1.0 - zeta) * (1.0 + zeta + along * (1.0 - zeta))
         towards = towards / below / np.maximum(norm, 1e-300)
         u.mul_(self.column(2.0 * zeta / below)).addcmul_(g, self.column(towards))
+        # against a steep gradient the two terms cancel, and rounding would remain
+        u /= torch.linalg.vector_norm(u, dim=1, keepdim=True)
         return (d - 1) * (delta + np.log(0.5 * below))
 
     def follow(
