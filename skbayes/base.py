@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -127,7 +127,7 @@ class BayesianEstimator(BaseEstimator):
             multi_output=True,
             reset=not again,
         )
-        method = resolve_method(self.method, X.shape)
+        method = resolve_method(self.method, X.shape, is_classifier(self))
         check_checkpoint(checkpoint, method, self.random_state)
         weight = check_sample_weight(sample_weight, X.shape[0])
         targets, weight = self._encode_y(y, weight, again)

@@ -17,16 +17,20 @@ from skbayes.model.priors import PRIORS, Prior
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def resolve_method(method, shape: tuple[int, int]) -> Method:
-    """Turn ``method=`` (a string or an object) into a checked method object for X of a shape."""
+def resolve_method(method, shape: tuple[int, int], classes: bool) -> Method:
+    """Turn ``method=`` (a string or an object) into a checked method object.
+
+    What "auto" stands for depends on the shape of X and on whether y are labels.
+    """
     if isinstance(method, str):
-        name = choose(*shape) if method == "auto" else method
-        if name not in METHODS:
+        if method == "auto":
+            return choose(*shape, classes)
+        if method not in METHODS:
             raise ValueError(
                 f"method={method!r} is not known; allowed are 'auto', "
                 f"{', '.join(map(repr, METHODS))}, or an object from skbayes.inference."
             )
-        return METHODS[name]()
+        return METHODS[method]()
     if not isinstance(method, Method):
         raise ValueError(
             f"method={method!r} is not allowed; it must be a string or an object from "

@@ -53,9 +53,7 @@ def test_leapfrog_is_reversible():
     target, theta = tanh_network(50, torch.float64)
     theta = theta + 0.1 * Streams(1, 5).normal(target.n_params, dtype=torch.float64)
     kernel = make_kernel(target, theta, 0.02)
-    kernel.metric = DiagonalMetric(
-        0.5 + torch.rand((1, target.n_params), dtype=torch.float64)
-    )
+    kernel.metric = DiagonalMetric(0.5 + torch.rand((1, target.n_params), dtype=torch.float64))
     momentum = kernel.momentum(Streams(2, 5))
     step_size = np.linspace(0.005, 0.02, 5)
     end, after, value, grad = kernel.leapfrog(momentum, step_size, 30)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-WIDE = 1.0
-"""Features per row from which a table counts as wide."""
+from skbayes.inference.anchored import Anchored
+from skbayes.inference.base import Method
+from skbayes.inference.ensemble import Ensemble
 
 
-def choose(n_rows: int, n_features: int) -> str:
-    """Name of the method that benchmarks show best for data of a size.
+def choose(n_rows: int, n_features: int, classes: bool) -> Method:
+    """The method that benchmarks show best for data of a size.
 
-    The anchored ensemble, whose members are nearly draws from the posterior, except where X has
-    more features than rows. There most weights are not informed by the data, every member keeps
-    its draw from the prior in them, and the average of a few such members is drawn towards
-    ignorance; members of a plain ensemble start from small weights instead, stop early, and
-    predict better (``examples/benchmarks/auto.py``).
+    The anchored ensemble, whose members are nearly draws from the posterior, except for
+    classification where X has at least as many features as rows. There the data say nothing of
+    most weights; every anchored member keeps its draw from the prior in them, and the average of
+    a few such members is drawn towards ignorance. A plain ensemble of modes has no such noise. It
+    is trained without held-out rows, since the prior already keeps it from overfitting and early
+    stopping leaves its probabilities too cautious. (With learned noise in a regression it would
+    be overconfident.)
 
     Parameters
     ----------
     n_rows, n_features : int
         Shape of the training data.
+    classes : bool
+        Whether y are labels.
 
     Returns
     -------
-    str
-        A name in ``METHODS``.
+    Method
     """
-    return "ensemble" if n_features >= WIDE * n_rows else "anchored"
+    if classes and n_features >= n_rows:
+        return Ensemble(validation_fraction=0.0, max_epochs=200)
+    return Anchored()
