@@ -40,9 +40,11 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
     activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="tanh"
         Activation of the hidden layers.
     method : str or Method, default="auto"
-        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``, ``"hmc"``, or an
-        object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
-        ``"auto"`` is ``"anchored"``.
+        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
+        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``, or
+        an object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
+        ``"auto"`` is ``"anchored"``, or an ensemble of modes where X has at least as many
+        features as rows.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
         ``NormalPrior(scale=2.0, fan_in=True)``.
@@ -154,8 +156,9 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
     activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="tanh"
         Activation of the hidden layers.
     method : str or Method, default="auto"
-        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``, ``"hmc"``, or an
-        object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
+        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
+        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``, or
+        an object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
         ``"auto"`` is ``"anchored"``.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
