@@ -136,7 +136,9 @@ class _MCLMCKernel(MicrocanonicalKernel):
             lost = ~((np.abs(errors) < DIVERGENCE).all(0) & np.isfinite(to_numpy(value)))
         back = torch.as_tensor(lost, device=value.device)
         self.accept(~back, theta, value, grad)
-        self.u = torch.where(back[:, None], self.momentum(streams.child(3 + iteration)), u)
+        if lost.any():
+            u = torch.where(back[:, None], self.momentum(streams.child(3 + iteration)), u)
+        self.u = u
         with np.errstate(invalid="ignore", over="ignore"):
             variance = (errors**2).mean(0) / d
         return {
