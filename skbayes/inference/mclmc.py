@@ -28,9 +28,9 @@ class MCLMC(ChainMethod):
               \nu = \sqrt{(e^{2 t / L} - 1) / d}, \qquad z \sim N(0, I)
 
     (Robnik and Seljak, 2024, "Fluctuation without dissipation", equation 14). There is no
-    Metropolis step: the energy error of a step, whose variance per dimension is tuned to
-    ``energy_variance``, bounds the bias, and the draws are not exact. The mixing is by far the
-    fastest here (:ref:`benchmarks`). Chains start at the members of an ensemble.
+    Metropolis step, and the draws are not exact: the variance per dimension of a step's energy
+    error, which is tuned to ``energy_variance``, bounds the bias. Chains start at the members of
+    an ensemble.
 
     While warming up, each chain's step size follows the energy errors of its own steps (their
     variance grows with the sixth power of the step), and s is replaced by the deviations within
