@@ -17,6 +17,8 @@ from skbayes.posterior import Posterior
 # Called as on_step(done, total, text) after each step of a method.
 OnStep = Callable[[int, int, str], None]
 
+SMALLEST = float(np.nextafter(0.0, 1.0))  # positive number
+
 
 class Method(BaseEstimator):
     """An inference method: hyper-parameters, and `run`.
@@ -81,6 +83,8 @@ class Method(BaseEstimator):
                 continue
             what = "an integer" if kind is Integral else "a finite number"
             span = f">= {low}" if high is None else f"between {low} and {high}"
+            if low == SMALLEST:
+                span = "over 0"
             extra = "".join(f", or {other!r}" for other in or_in)
             raise ValueError(
                 f"{type(self).__name__}: {name}={value!r} is not allowed; "
@@ -88,7 +92,7 @@ class Method(BaseEstimator):
             )
 
     def _positive(self, *names: str, or_in=()) -> None:
-        self._require(*names, kind=Real, low=np.nextafter(0, 1), or_in=or_in)
+        self._require(*names, kind=Real, low=SMALLEST, or_in=or_in)
 
     def _choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)

@@ -59,7 +59,7 @@ class HMC(ChainMethod):
     Parameters
     ----------
     n_chains : int, default=4
-        Chains, moved in batches of ``group_size`` (four).
+        Chains, moved in batches of ``group_size``: four, or all of them with ChEES.
     n_warmup : int, default=500
         Iterations that tune and are thrown away.
     n_draws : int, default=500
