@@ -205,10 +205,11 @@ def test_damaged_files_are_named_and_done_again(
         path.unlink()
     else:
         middle = len(content) // 2
+        last = content.index(b"PK\x01\x02") - 1  # of the last array; no padding of the container
         path.write_bytes(
             {
                 "cut": content[:middle],
-                "flip": content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :],
+                "flip": content[:last] + bytes([content[last] ^ 255]) + content[last + 1 :],
                 "empty": b"",
                 "text": b"hello",
             }[damage]

@@ -7,7 +7,57 @@ import torch
 from torch import Tensor
 
 
-class DualAveraging:
+class StepTuner:
+    """Step sizes, one per chain, that follow what the steps bring; a subclass says how.
+
+    Attributes
+    ----------
+    step_size : ndarray of shape (n_chains,)
+        What to use now.
+    """
+
+    names: tuple[str, ...] = ("step_size", "log_mean", "t")
+    """The attributes that make up its state."""
+
+    step_size: np.ndarray
+    log_mean: np.ndarray
+    t: int
+
+    def restart(self, step_size: np.ndarray) -> None:
+        """Forget the past."""
+        raise NotImplementedError("abstract")
+
+    def next_window(self) -> None:
+        """Forget the past but for the step sizes, as after a change of the metric."""
+        raise NotImplementedError("abstract")
+
+    def update(self, seen: np.ndarray) -> None:
+        """Take in what one iteration's steps brought, (n_chains,)."""
+        raise NotImplementedError("abstract")
+
+    def finish(self) -> np.ndarray:
+        """The averaged step sizes, to be kept from here on."""
+        self.step_size = np.exp(self.log_mean)
+        return self.step_size
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything as arrays."""
+        return {name: np.array(getattr(self, name)) for name in self.names}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        for name in self.names:
+            setattr(self, name, np.array(state[name]))
+        self.t = int(self.t)
+
+    def _use(self, log_step: np.ndarray) -> None:
+        """Go on with these steps, and take them into the average, late ones with more weight."""
+        share = self.t**-0.75
+        self.log_mean = share * log_step + (1.0 - share) * self.log_mean
+        self.step_size = np.exp(log_step)
+
+
+class DualAveraging(StepTuner):
     r"""Step sizes that reach a mean acceptance, one per chain.
 
     Hoffman and Gelman (2014), section 3.2.1, equation 6:
@@ -29,43 +79,67 @@ class DualAveraging:
         The acceptance delta.
     """
 
+    names = (*StepTuner.names, "mu", "error")
+
     def __init__(self, step_size: np.ndarray, target: float) -> None:
         self.target = target
         self.restart(step_size)
 
     def restart(self, step_size: np.ndarray) -> None:
-        """Forget the past, as after a change of the masses."""
+        """See `StepTuner.restart`."""
         self.mu = np.log(3.0 * step_size)
         self.log_mean = np.log(step_size)
         self.error = np.zeros_like(step_size)
         self.t = 0
         self.step_size = np.array(step_size)
 
+    def next_window(self) -> None:
+        """See `StepTuner.next_window`."""
+        self.restart(self.finish())
+
     def update(self, acceptance: np.ndarray) -> None:
         """Take in the acceptance probabilities of one iteration, (n_chains,)."""
         self.t += 1
         weight = 1.0 / (self.t + 10.0)
         self.error = (1.0 - weight) * self.error + weight * (self.target - acceptance)
-        log_step = self.mu - np.sqrt(self.t) / 0.15 * self.error
-        share = self.t**-0.75
-        self.log_mean = share * log_step + (1.0 - share) * self.log_mean
-        self.step_size = np.exp(log_step)
+        self._use(self.mu - np.sqrt(self.t) / 0.15 * self.error)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything as arrays."""
-        names = ("mu", "log_mean", "error", "step_size", "t")
-        return {name: np.array(getattr(self, name)) for name in names}
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
-        for name, value in state.items():
-            setattr(self, name, np.array(value))
-        self.t = int(self.t)
+class EnergyVariance(StepTuner):
+    """Step sizes that reach a variance of the energy error of a step, per dimension.
 
-    def finish(self) -> np.ndarray:
-        """The averaged step sizes, to be kept from here on."""
-        self.step_size = np.exp(self.log_mean)
-        return self.step_size
+    Parameters
+    ----------
+    step_size : ndarray of shape (n_chains,)
+        Where to start.
+    target : float
+        The variance.
+    longest : float
+        No step is longer.
+    """
+
+    def __init__(self, step_size: np.ndarray, target: float, longest: float) -> None:
+        self.target, self.longest = target, longest
+        self.restart(step_size)
+
+    def restart(self, step_size: np.ndarray) -> None:
+        """See `StepTuner.restart`."""
+        self.step_size = np.minimum(np.array(step_size, dtype=float), self.longest)
+        self.log_mean = np.log(self.step_size)
+        self.t = 0
+
+    def next_window(self) -> None:
+        """See `StepTuner.next_window`."""
+        self.restart(self.step_size)
+
+    def update(self, variance: np.ndarray) -> None:
+        """Take in the variances of one iteration, (n_chains,); infinite counts as far too much."""
+        self.t += 1
+        ratio = self.target / np.clip(np.nan_to_num(variance, nan=np.inf), 1e-12, 1e6)
+        # the variance goes with the sixth power of the step; at most halved or doubled at once
+        change = np.clip(np.log(ratio) / 6.0, -np.log(2.0), np.log(2.0))
+        log_step = np.log(self.step_size) + change * self.t**-0.5
+        self._use(np.minimum(log_step, np.log(self.longest)))
 
 
 class RunningVariance:

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
-from skbayes.inference.base import to_numpy
-from skbayes.inference.kernel import (
-    DIVERGENCE,
-    ChainMethod,
-    metropolis_statistics,
-    van_der_corput,
-)
+from skbayes.inference.kernel import ChainMethod, jitter
 from skbayes.inference.microcanonical import MicrocanonicalKernel
 
 
@@ -95,20 +86,9 @@ class AdjustedMCLMC(ChainMethod):
 
 class _AdjustedKernel(MicrocanonicalKernel):
     def step(self, streams, iteration):
-        method = self.method
-        u = self.momentum(streams)
-        uniform = streams.uniform(1, device=self.theta.device)[:, 0]
-        longest = method.trajectory_length
+        longest = self.method.trajectory_length
         if longest is None:
             longest = 1.5 * self.theta.shape[1] ** 0.5
-        length = (1.0 - 2.0 / 3.0 * van_der_corput(iteration + 1)) * longest
-        step = self.averaging.step_size
-        n_steps = int(np.clip(np.ceil(length / np.median(step)), 1, method.max_leapfrog))
-        theta, value, grad, kinetic = self.follow(u, step, n_steps, self.theta, self.grad)
-        error = (value - self.value) - torch.as_tensor(kinetic, device=value.device)
-        error = torch.nan_to_num(error, nan=-torch.inf, posinf=-torch.inf)
-        self.accept(torch.log(uniform) < error, theta, value, grad)
-        return {
-            **metropolis_statistics(self, error, n_steps),
-            "diverging": to_numpy(error < -DIVERGENCE),
-        }
+        n_steps = self.n_steps(jitter(iteration) * longest)
+        proposal = self.propose(self.momentum(streams), self.tuner.step_size, n_steps)
+        return self.metropolis(streams, proposal, n_steps)[1]

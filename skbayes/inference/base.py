@@ -17,8 +17,6 @@ from skbayes.posterior import Posterior
 # Called as on_step(done, total, text) after each step of a method.
 OnStep = Callable[[int, int, str], None]
 
-SMALLEST = float(np.nextafter(0.0, 1.0))  # positive number
-
 
 class Method(BaseEstimator):
     """An inference method: hyper-parameters, and `run`.
@@ -70,8 +68,11 @@ class Method(BaseEstimator):
         """Raise a ValueError that names the parameter, its value and what is allowed."""
         raise NotImplementedError("abstract")
 
-    def _require(self, *names: str, kind=Integral, low=1, high=None, or_in=()) -> None:
-        """Check that parameters are numbers of a kind within [low, high], or one of ``or_in``."""
+    def _require(self, *names: str, kind=Integral, low=1, high=None, or_in=(), above=False) -> None:
+        """Check that parameters are numbers of a kind within [low, high], or one of ``or_in``.
+
+        With ``above``, low itself is not allowed.
+        """
         for name in names:
             value = getattr(self, name)
             if any(
@@ -79,12 +80,13 @@ class Method(BaseEstimator):
             ):
                 continue
             good = isinstance(value, kind) and not isinstance(value, bool | np.bool_)
-            if good and np.isfinite(value) and value >= low and (high is None or value <= high):
+            good = good and np.isfinite(value) and (value > low if above else value >= low)
+            if good and (high is None or value <= high):
                 continue
             what = "an integer" if kind is Integral else "a finite number"
-            span = f">= {low}" if high is None else f"between {low} and {high}"
-            if low == SMALLEST:
-                span = "over 0"
+            span = f"{'over' if above else '>='} {low}"
+            if high is not None:
+                span = f"between {low} and {high}"
             extra = "".join(f", or {other!r}" for other in or_in)
             raise ValueError(
                 f"{type(self).__name__}: {name}={value!r} is not allowed; "
@@ -92,7 +94,7 @@ class Method(BaseEstimator):
             )
 
     def _positive(self, *names: str, or_in=()) -> None:
-        self._require(*names, kind=Real, low=SMALLEST, or_in=or_in)
+        self._require(*names, kind=Real, low=0, above=True, or_in=or_in)
 
     def _choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skbayes.inference.chains import Past
-from skbayes.inference.kernel import ChainMethod
+from skbayes.inference.kernel import ChainMethod, part_of, with_prefix
 
 SAVE_EVERY = 30.0
 """Seconds between two files of a group."""
@@ -136,12 +136,8 @@ class GroupStore:
         record = json.loads(str(arrays.pop("json")))
         if (record["format"], record["fingerprint"]) != (FORMAT, self.fingerprint):
             raise ValueError("it is of another run or version")
-
-        def part(name: str) -> dict[str, np.ndarray]:
-            return {k[len(name) :]: v for k, v in arrays.items() if k.startswith(name)}
-
-        state = {**record["state"], "kernel": part("kernel.")}
-        return Past(state, arrays["draws"], part("stats."))
+        state = {**record["state"], "kernel": part_of(arrays, "kernel")}
+        return Past(state, arrays["draws"], part_of(arrays, "stats"))
 
     def due(self) -> bool:
         """Whether it is time to save."""
@@ -160,8 +156,8 @@ class GroupStore:
         arrays = {
             "json": np.array(json.dumps(record)),
             "draws": past.draws[:, self._kept :],
-            **{f"stats.{name}": v[:, self._kept :] for name, v in past.stats.items()},
-            **{f"kernel.{name}": v for name, v in past.state["kernel"].items()},
+            **with_prefix("stats", {k: v[:, self._kept :] for k, v in past.stats.items()}),
+            **with_prefix("kernel", past.state["kernel"]),
         }
         done = past.state["iteration"]
         write_atomically(self.folder / f"{self._saved:09d}-{done:09d}.npz", arrays)

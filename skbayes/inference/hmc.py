@@ -8,11 +8,11 @@ from torch import Tensor
 
 from skbayes.inference.base import to_numpy
 from skbayes.inference.kernel import (
-    DIVERGENCE,
     ChainMethod,
     GradientKernel,
-    metropolis_statistics,
-    van_der_corput,
+    jitter,
+    part_of,
+    with_prefix,
 )
 
 
@@ -142,31 +142,17 @@ class _HMCKernel(GradientKernel):
         if self.last_momentum is not None:
             keep = method.persistence
             momentum = keep * self.last_momentum + (1.0 - keep**2) ** 0.5 * momentum
-        uniform = streams.uniform(1, device=self.theta.device)[:, 0]
-        step_size = self.averaging.step_size
-        jitter = 1.0 - 2.0 / 3.0 * van_der_corput(iteration + 1)
         longest = method.trajectory_length if chees is None else chees.length
-        n_steps = int(
-            np.clip(np.ceil(jitter * longest / np.median(step_size)), 1, method.max_leapfrog)
-        )
-        theta, new_momentum, value, grad = self.leapfrog(momentum, step_size, n_steps)
-        # H - H': differences of the log densities and of the kinetic energies
-        kinetic, new_kinetic = self.metric.kinetic(momentum), self.metric.kinetic(new_momentum)
-        error = (value - self.value) + (kinetic - new_kinetic)
-        error = torch.where(torch.isfinite(error), error, torch.full_like(error, -torch.inf))
-        if chees is not None:
-            velocity = self.metric.velocity(new_momentum)
-            chees.see(self.theta, theta, velocity, error, jitter, self.metric.scale)
-        energy = kinetic - self.value  # of the point that the trajectory starts from
-        accepted = torch.log(uniform) < error
-        self.accept(accepted, theta, value, grad)
+        part = jitter(iteration)
+        n_steps = self.n_steps(part * longest)
+        proposal = self.propose(momentum, self.tuner.step_size, n_steps)
+        if chees is not None and iteration < method.n_warmup:
+            velocity = self.metric.velocity(proposal.momentum)
+            chees.see(self.theta, proposal, velocity, part, self.metric.scale)
+        accepted, stats = self.metropolis(streams, proposal, n_steps)
         if method.persistence > 0.0:
-            self.last_momentum = torch.where(accepted[:, None], new_momentum, -momentum)
-        return {
-            **metropolis_statistics(self, error, n_steps),
-            "diverging": to_numpy(error < -DIVERGENCE),
-            "energy": to_numpy(energy),
-        }
+            self.last_momentum = torch.where(accepted[:, None], proposal.momentum, -momentum)
+        return stats
 
     def adapt(self, iteration, n_warmup, stats):
         metric = self.metric
@@ -174,7 +160,7 @@ class _HMCKernel(GradientKernel):
         if self.metric is not metric:
             self.last_momentum = None  # it belongs to the old masses
         if self.chees is not None:
-            longest = self.method.max_leapfrog * float(np.median(self.averaging.step_size))
+            longest = self.method.max_leapfrog * float(np.median(self.tuner.step_size))
             self.chees.update(longest)
             if iteration + 1 == n_warmup:
                 self.chees.length = self.chees.mean_length
@@ -190,19 +176,16 @@ class _HMCKernel(GradientKernel):
         if self.last_momentum is not None:
             out["last_momentum"] = to_numpy(self.last_momentum)
         if self.chees is not None:
-            out.update({f"chees.{k}": v for k, v in self.chees.state().items()})
+            out.update(with_prefix("chees", self.chees.state()))
         return out
 
     def restore(self, state):
         super().restore(state)
-        like = self.theta
         if "last_momentum" in state:
-            self.last_momentum = torch.as_tensor(
-                state["last_momentum"].copy(), dtype=like.dtype, device=like.device
-            )
+            self.last_momentum = self.tensor(state["last_momentum"])
         if self.chees is not None:
-            parts = {k[6:]: v for k, v in state.items() if k.startswith("chees.")}
-            self.chees.restore(parts, like)
+            self.chees.restore(part_of(state, "chees"))
+            self.chees.centre = self.tensor(state["chees.centre"])
 
 
 class _ChEES:
@@ -214,14 +197,14 @@ class _ChEES:
         self.centre = theta.clone()
         self.gradient = 0.0
 
-    def see(self, theta, new_theta, velocity, error, jitter, scale) -> None:
+    def see(self, theta, proposal, velocity, part, scale) -> None:
         """Estimate the gradient by log T from one trajectory of every chain."""
         start = ((theta - self.centre) / scale).double()
-        end = ((new_theta - self.centre) / scale).double()
+        end = ((proposal.theta - self.centre) / scale).double()
         gain = (end**2).sum(1) - (start**2).sum(1)
         along = (end * (velocity / scale).double()).sum(1)
-        weight = error.clamp_max(0.0).exp()
-        each = torch.nan_to_num(jitter * gain * along * weight, nan=0.0, posinf=0.0, neginf=0.0)
+        weight = proposal.error.clamp_max(0.0).exp()
+        each = torch.nan_to_num(part * gain * along * weight, nan=0.0, posinf=0.0, neginf=0.0)
         self.gradient = float(each.sum() / weight.sum().clamp_min(1e-12))
         # the weight of new points never falls below a hundredth: early ones are forgotten
         self.centre = torch.lerp(self.centre, theta, max(0.01, 1.0 / (self.t + 1)))
@@ -241,8 +224,7 @@ class _ChEES:
         out = {name: np.array(getattr(self, name)) for name in names}
         return {**out, "centre": to_numpy(self.centre)}
 
-    def restore(self, state: dict[str, np.ndarray], like: Tensor) -> None:
+    def restore(self, state: dict[str, np.ndarray]) -> None:
         for name in ("length", "mean_length", "square"):
             setattr(self, name, float(state[name]))
         self.t = int(state["t"])
-        self.centre = torch.as_tensor(state["centre"].copy(), dtype=like.dtype, device=like.device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from sklearn.base import clone
 from torch import Tensor
 
-from skbayes.inference.adaptation import DualAveraging, windows
+from skbayes.inference.adaptation import DualAveraging, StepTuner, windows
 from skbayes.inference.base import Method, points, to_numpy
 from skbayes.inference.chains import run_chains
 from skbayes.inference.ensemble import Ensemble
@@ -121,6 +123,20 @@ class ChainMethod(Method):
         self.init.check()
 
 
+class Proposal(NamedTuple):
+    """Where a step would take all chains."""
+
+    theta: Tensor
+    momentum: Tensor
+    value: Tensor
+    grad: Tensor
+    error: Tensor
+    """Log acceptance ratio, H - H', (n_chains,)."""
+
+    kinetic: Tensor | None = None
+    """Kinetic energy of the start, where it is drawn anew, (n_chains,)."""
+
+
 class GradientKernel:
     """The state of all chains of a sampler that uses gradients, with its step sizes and metric.
 
@@ -139,9 +155,12 @@ class GradientKernel:
         Points, their log posterior (float64) and its gradient.
     metric : DiagonalMetric
         Shared by the chains.
-    averaging : DualAveraging
-        One step size per chain, ``averaging.step_size``.
+    tuner : StepTuner
+        One step size per chain, ``tuner.step_size``.
     """
+
+    tuned_by = "acceptance"
+    """The statistic that the step sizes are tuned by."""
 
     def __init__(self, method, log_posterior, theta: Tensor) -> None:
         self.method, self.log_posterior = method, log_posterior
@@ -151,9 +170,13 @@ class GradientKernel:
             raise ValueError("The log posterior is not finite where the chains start.")
         self.metric = DiagonalMetric(torch.ones_like(theta[:1]))
         first = 0.1 if method.step_size is None else float(method.step_size)
-        self.averaging = DualAveraging(np.full(len(theta), first), method.target_accept)
+        self.tuner = self.make_tuner(np.full(len(theta), first))
         self.estimate = MetricEstimate(getattr(method, "metric", "diagonal"))
         self.schedule = windows(method.n_warmup)
+
+    def make_tuner(self, step_size: np.ndarray) -> StepTuner:
+        """What tunes the step sizes from these on."""
+        return DualAveraging(step_size, self.method.target_accept)
 
     def evaluate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Log posterior and gradient, in tensors of their own."""
@@ -167,32 +190,27 @@ class GradientKernel:
     def adapt(self, iteration, n_warmup, stats):
         """Tune step sizes and, at the ends of windows, the metric; see `Kernel.adapt`."""
         first, ends, _ = self.schedule
-        self.averaging.update(stats["acceptance"])
+        self.tuner.update(stats[self.tuned_by])
         if ends and first <= iteration < ends[-1]:
             self.estimate.add(self.theta)
             if iteration + 1 in ends:
                 self.metric = self.estimate.finish(self.theta)
-                self.averaging.restart(self.averaging.finish())
+                self.tuner.next_window()
         if iteration + 1 == n_warmup:
-            self.averaging.finish()
+            self.tuner.finish()
 
     def adapted(self):
         """What was tuned, see `Kernel.adapted`."""
         return {
-            "step_size": self.averaging.step_size.copy(),
+            "step_size": self.tuner.step_size.copy(),
             "inverse_mass": to_numpy(self.metric.variance[0]),
         }
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, besides the random streams."""
         out = {name: to_numpy(getattr(self, name)) for name in ("theta", "value", "grad")}
-        parts = {
-            "metric": self.metric.state(),
-            "averaging": self.averaging.state(),
-            "estimate": self.estimate.state(),
-        }
-        for name, part in parts.items():
-            out.update({f"{name}.{key}": value for key, value in part.items()})
+        for name in ("metric", "tuner", "estimate"):
+            out.update(with_prefix(name, getattr(self, name).state()))
         return out
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
@@ -201,23 +219,16 @@ class GradientKernel:
         Value and gradient are taken from there, since computed anew they might differ by rounding;
         without them (the state was taken in the midst of a step) they are computed.
         """
-
-        def part(name: str) -> dict[str, np.ndarray]:
-            start = f"{name}."
-            return {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
-
         like = self.theta
-        # clones, since only memory of torch's own is aligned as that of a run in one go is
-        self.theta = torch.as_tensor(state["theta"], dtype=like.dtype, device=like.device).clone()
+        self.theta = self.tensor(state["theta"])
         if "value" in state:
             self.value = torch.as_tensor(state["value"], device=like.device).clone()
-            grad = torch.as_tensor(state["grad"], dtype=like.dtype, device=like.device)
-            self.grad = grad.clone()
+            self.grad = self.tensor(state["grad"])
         else:
             self.value, self.grad = self.evaluate(self.theta)
-        self.metric = restore_metric(part("metric"), like)
-        self.averaging.restore(part("averaging"))
-        self.estimate.restore(part("estimate"), like)
+        self.metric = restore_metric(part_of(state, "metric"), like)
+        self.tuner.restore(part_of(state, "tuner"))
+        self.estimate.restore(part_of(state, "estimate"), like)
 
     def find_step_size(self, streams) -> None:
         """Double or halve each chain's step until one leapfrog step is accepted half the time.
@@ -227,25 +238,18 @@ class GradientKernel:
         if self.method.step_size is not None:
             return
         own = streams.child(1)
-        step_size = self.averaging.step_size.copy()
+        step_size = self.tuner.step_size.copy()
         momentum = self.momentum(own)
         direction = np.zeros(len(step_size))
         for _ in range(60):
-            error = to_numpy(self.try_step(momentum, step_size))
+            error = to_numpy(self.propose(momentum, step_size, 1).error)
             up = np.where(error > np.log(0.5), 1.0, -1.0)
             direction = np.where(direction == 0.0, up, direction)
             moving = direction == up
             if not moving.any():
                 break
             step_size = np.where(moving, step_size * 2.0**direction, step_size)
-        self.averaging.restart(step_size)
-
-    def try_step(self, momentum: Tensor, step_size: np.ndarray) -> Tensor:
-        """Log acceptance ratio (n_chains,) of one leapfrog step from the current points."""
-        _, new_momentum, value, _ = self.leapfrog(momentum, step_size, 1)
-        error = value - self.value
-        error = error + self.metric.kinetic(momentum) - self.metric.kinetic(new_momentum)
-        return torch.nan_to_num(error, nan=-torch.inf)
+        self.tuner.restart(step_size)
 
     def momentum(self, streams) -> Tensor:
         """Fresh momenta (n_chains, n_params)."""
@@ -275,6 +279,45 @@ class GradientKernel:
         p.addcmul_(epsilon, grad, value=0.5)
         return theta, p, value, grad
 
+    def propose(self, momentum: Tensor, step_size: np.ndarray, n_steps: int) -> Proposal:
+        """The end of a trajectory from the current points."""
+        theta, end, value, grad = self.leapfrog(momentum, step_size, n_steps)
+        kinetic = self.metric.kinetic(momentum)
+        # H - H': differences of the log densities and of the kinetic energies
+        error = (value - self.value) + (kinetic - self.metric.kinetic(end))
+        return Proposal(theta, end, value, grad, refused_if_not_finite(error), kinetic)
+
+    def metropolis(self, streams, proposal: Proposal, n_steps: int) -> tuple[Tensor, dict]:
+        """Accept a proposal or not, each chain for itself.
+
+        Returns
+        -------
+        accepted : Tensor of shape (n_chains,)
+        stats : dict of str to ndarray
+            See `Kernel.step`. Without steps along the gradient (a random walk) there is no
+            trajectory that could diverge.
+        """
+        error = proposal.error
+        stats = {
+            "acceptance": to_numpy(error.clamp_max(0.0).exp()),
+            "energy_error": to_numpy(-error),
+            "n_leapfrog": np.full(len(error), n_steps),
+        }
+        if n_steps:
+            stats["diverging"] = to_numpy(error < -DIVERGENCE)
+        if proposal.kinetic is not None:  # of the point that the trajectory starts from
+            stats["energy"] = to_numpy(proposal.kinetic - self.value)
+        uniform = streams.uniform(1, device=self.theta.device)[:, 0]
+        accepted = torch.log(uniform) < error
+        self.accept(accepted, proposal.theta, proposal.value, proposal.grad)
+        stats["log_prob"] = to_numpy(self.value)
+        return accepted, stats
+
+    def n_steps(self, length: float) -> int:
+        """Leapfrog steps that make up a length, the same for all chains."""
+        n = np.ceil(length / np.median(self.tuner.step_size))
+        return int(np.clip(n, 1, self.method.max_leapfrog))
+
     def accept(self, accepted: Tensor, theta: Tensor, value: Tensor, grad: Tensor) -> None:
         """Move the chains whose proposal is accepted."""
         self.theta = torch.where(accepted[:, None], theta, self.theta)
@@ -285,15 +328,29 @@ class GradientKernel:
         """Numbers of each chain, as a column (n_chains, 1)."""
         return torch.as_tensor(values[:, None], dtype=self.theta.dtype, device=self.theta.device)
 
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """An array as a tensor like theta, from `state`.
 
-def metropolis_statistics(kernel: GradientKernel, error: Tensor, n_gradients) -> dict:
-    """Statistics of a proposal whose log acceptance ratio is ``error``, (n_chains,)."""
-    return {
-        "log_prob": to_numpy(kernel.value),
-        "acceptance": to_numpy(error.clamp_max(0.0).exp()),
-        "energy_error": to_numpy(-error),
-        "n_leapfrog": np.full(len(error), n_gradients),
-    }
+        It is a clone, since only memory of torch's own is aligned as that of a run in one go is.
+        """
+        like = self.theta
+        return torch.as_tensor(values, dtype=like.dtype, device=like.device).clone()
+
+
+def refused_if_not_finite(error: Tensor) -> Tensor:
+    """Log acceptance ratios, with minus infinity for what could not be computed."""
+    return torch.where(torch.isfinite(error), error, torch.full_like(error, -torch.inf))
+
+
+def with_prefix(name: str, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A part of a state as it stands in the whole, see `part_of`."""
+    return {f"{name}.{key}": value for key, value in part.items()}
+
+
+def part_of(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The part of a state that `with_prefix` put there."""
+    start = f"{name}."
+    return {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
 
 
 def start(init, log_posterior, streams, on_step) -> tuple[Tensor, Posterior | None]:
@@ -320,6 +377,11 @@ def start(init, log_posterior, streams, on_step) -> tuple[Tensor, Posterior | No
         "Sampling was interrupted before it began: the chains' starting points stand for draws."
     )
     return theta, points(theta, log_posterior, members.loss_curve, [message], True)
+
+
+def jitter(iteration: int) -> float:
+    """Part of the longest trajectory that an iteration takes, between a third and all of it."""
+    return 1.0 - 2.0 / 3.0 * van_der_corput(iteration + 1)
 
 
 def van_der_corput(i: int) -> float:

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from skbayes.inference.base import to_numpy
-from skbayes.inference.kernel import (
-    DIVERGENCE,
-    ChainMethod,
-    GradientKernel,
-    metropolis_statistics,
-)
+from skbayes.inference.kernel import ChainMethod, GradientKernel
 
 
 class MALA(ChainMethod):
@@ -73,16 +65,5 @@ class MALA(ChainMethod):
 
 class _MALAKernel(GradientKernel):
     def step(self, streams, iteration):
-        momentum = self.momentum(streams)
-        uniform = streams.uniform(1, device=self.theta.device)[:, 0]
-        theta, after, value, grad = self.leapfrog(momentum, self.averaging.step_size, 1)
-        kinetic = self.metric.kinetic(momentum)
-        error = (value - self.value) + (kinetic - self.metric.kinetic(after))
-        error = torch.nan_to_num(error, nan=-torch.inf)
-        energy = kinetic - self.value
-        self.accept(torch.log(uniform) < error, theta, value, grad)
-        return {
-            **metropolis_statistics(self, error, 1),
-            "diverging": to_numpy(error < -DIVERGENCE),
-            "energy": to_numpy(energy),
-        }
+        proposal = self.propose(self.momentum(streams), self.tuner.step_size, 1)
+        return self.metropolis(streams, proposal, 1)[1]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbayes.inference.adaptation import EnergyVariance
 from skbayes.inference.base import to_numpy
 from skbayes.inference.kernel import DIVERGENCE, ChainMethod
 from skbayes.inference.microcanonical import MicrocanonicalKernel
@@ -83,8 +84,6 @@ class MCLMC(ChainMethod):
         self.step_size = step_size
         self.init = init
 
-    target_accept = 0.5  # of the search for a first step size only
-
     def check(self):
         """Check the parameters, see `Method.check`."""
         super().check()
@@ -97,18 +96,19 @@ class MCLMC(ChainMethod):
 
 
 class _MCLMCKernel(MicrocanonicalKernel):
+    tuned_by = "energy_variance"
+
     def __init__(self, method, log_posterior, theta):
         super().__init__(method, log_posterior, theta)
         self.u: Tensor | None = None  # directions, kept between iterations
+
+    def make_tuner(self, step_size):
         # No more than the typical radius of whitened theta: a particle on its way through the
         # centre of a quadratic has no energy error at any step, so that the error alone, in few
         # dimensions, may ask for ever longer ones.
-        longest = theta.shape[1] ** 0.5
-        self.tuner = _StepTuner(self.averaging.step_size, method.energy_variance, longest)
-
-    def find_step_size(self, streams):
-        super().find_step_size(streams)
-        self.tuner.restart(self.averaging.step_size)
+        return EnergyVariance(
+            step_size, self.method.energy_variance, longest=self.theta.shape[1] ** 0.5
+        )
 
     def step(self, streams, iteration):
         method = self.method
@@ -149,65 +149,11 @@ class _MCLMCKernel(MicrocanonicalKernel):
             "n_leapfrog": np.full(len(lost), method.n_leapfrog),
         }
 
-    def adapt(self, iteration, n_warmup, stats):
-        first, ends, _ = self.schedule
-        self.tuner.update(stats["energy_variance"])
-        if ends and first <= iteration < ends[-1]:
-            self.estimate.add(self.theta)
-            if iteration + 1 in ends:
-                self.metric = self.estimate.finish(self.theta)
-                self.tuner.restart(self.tuner.step_size)
-        if iteration + 1 == n_warmup:
-            self.tuner.finish()
-
-    def adapted(self):
-        return {**super().adapted(), "step_size": self.tuner.step_size.copy()}
-
     def state(self):
-        tuner = {f"tuner.{k}": v for k, v in self.tuner.state().items()}
         u = {} if self.u is None else {"u": to_numpy(self.u)}
-        return {**super().state(), **tuner, **u}
+        return {**super().state(), **u}
 
     def restore(self, state):
         super().restore(state)
-        self.tuner.restore({k[6:]: v for k, v in state.items() if k.startswith("tuner.")})
         if "u" in state:
-            self.u = torch.as_tensor(
-                state["u"].copy(), dtype=self.theta.dtype, device=self.theta.device
-            )
-
-
-class _StepTuner:
-    """Step sizes, one per chain, that reach a variance of the energy error per dimension."""
-
-    def __init__(self, step_size: np.ndarray, target: float, longest: float) -> None:
-        self.target, self.longest = target, longest
-        self.restart(step_size)
-
-    def restart(self, step_size: np.ndarray) -> None:
-        self.step_size = np.minimum(np.array(step_size, dtype=float), self.longest)
-        self.log_mean = np.log(self.step_size)
-        self.t = np.array(0)
-
-    def update(self, variance: np.ndarray) -> None:
-        """Take in what one iteration's steps had, (n_chains,); infinite counts as far too much."""
-        self.t = self.t + 1
-        ratio = self.target / np.clip(np.nan_to_num(variance, nan=np.inf), 1e-12, 1e6)
-        # the variance goes with the sixth power of the step; at most halved or doubled at once
-        change = np.clip(np.log(ratio) / 6.0, -np.log(2.0), np.log(2.0))
-        log_step = np.log(self.step_size) + change * float(self.t) ** -0.5
-        log_step = np.minimum(log_step, np.log(self.longest))
-        self.step_size = np.exp(log_step)
-        share = float(self.t) ** -0.75
-        self.log_mean = share * log_step + (1.0 - share) * self.log_mean
-
-    def finish(self) -> None:
-        """Keep the averaged step sizes from here on."""
-        self.step_size = np.exp(self.log_mean)
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {name: np.array(getattr(self, name)) for name in ("step_size", "log_mean", "t")}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        for name, value in state.items():
-            setattr(self, name, np.array(value))
+            self.u = self.tensor(state["u"])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from skbayes.inference.kernel import ChainMethod, GradientKernel, metropolis_statistics
+from skbayes.inference.kernel import (
+    ChainMethod,
+    GradientKernel,
+    Proposal,
+    refused_if_not_finite,
+)
 
 
 class Metropolis(ChainMethod):
@@ -70,14 +74,12 @@ class _MetropolisKernel(GradientKernel):
     def find_step_size(self, streams):
         if self.method.step_size is None:
             first = np.full(len(self.theta), 2.38 / self.theta.shape[1] ** 0.5)
-            self.averaging.restart(first)
+            self.tuner.restart(first)
 
     def step(self, streams, iteration):
         # velocity(momentum) has the covariance M^-1, as a proposal should
         direction = self.metric.velocity(self.momentum(streams))
-        uniform = streams.uniform(1, device=self.theta.device)[:, 0]
-        theta = self.theta + self.column(self.averaging.step_size) * direction
+        theta = self.theta + self.column(self.tuner.step_size) * direction
         value, grad = self.evaluate(theta)
-        error = torch.nan_to_num(value - self.value, nan=-torch.inf)
-        self.accept(torch.log(uniform) < error, theta, value, grad)
-        return metropolis_statistics(self, error, 0)
+        error = refused_if_not_finite(value - self.value)
+        return self.metropolis(streams, Proposal(theta, direction, value, grad, error), 0)[1]

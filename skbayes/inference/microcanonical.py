@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from skbayes.inference.base import to_numpy
-from skbayes.inference.kernel import GradientKernel
+from skbayes.inference.kernel import GradientKernel, Proposal, refused_if_not_finite
 
 
 class MicrocanonicalKernel(GradientKernel):
@@ -96,9 +96,9 @@ class MicrocanonicalKernel(GradientKernel):
         kinetic += self.kick(u, grad, 0.5 * step)
         return theta, value, grad, kinetic
 
-    def try_step(self, momentum, step_size):
-        """Log acceptance ratio of one step, see `GradientKernel.try_step`."""
+    def propose(self, momentum, step_size, n_steps):
+        """The end of a trajectory, see `GradientKernel.propose`; the momentum is the direction."""
         u = momentum.clone()
-        _, value, _, kinetic = self.follow(u, step_size, 1, self.theta, self.grad)
+        theta, value, grad, kinetic = self.follow(u, step_size, n_steps, self.theta, self.grad)
         error = (value - self.value) - torch.as_tensor(kinetic, device=value.device)
-        return torch.nan_to_num(error, nan=-torch.inf)
+        return Proposal(theta, u, value, grad, refused_if_not_finite(error))

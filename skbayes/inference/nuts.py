@@ -176,7 +176,7 @@ class _NUTSKernel(GradientKernel):
         """
         k, device = len(chains), self.theta.device
         sign = np.where(forward, 1.0, -1.0)
-        step = self.column(self.averaging.step_size[chains] * sign)
+        step = self.column(self.tuner.step_size[chains] * sign)
         theta, momentum, grad = (part.clone() for part in begin)
         momenta = torch.zeros_like(momentum)
         chosen_theta, chosen_grad = theta.clone(), grad.clone()
