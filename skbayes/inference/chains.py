@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,9 @@ class Kernel(Protocol):
     theta: Tensor
     """Current points, (n_chains, n_params); replaced, never written into."""
 
+    value: Tensor
+    """Their log posterior, (n_chains,)."""
+
     def step(self, streams: Streams, iteration: int) -> dict[str, np.ndarray]:
         """Move all chains once; return statistics, each (n_chains,), ``log_prob`` among them."""
 
@@ -33,6 +37,9 @@ class Kernel(Protocol):
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from what `state` gave."""
+
+
+Complete = Callable[[Tensor, Tensor | None, Streams], tuple[Tensor, Tensor]]
 
 
 class Past(NamedTuple):
@@ -68,6 +75,7 @@ def run_chains(
     first: int = 0,
     past: Past | None = None,
     store: Store | None = None,
+    complete: Complete | None = None,
 ) -> Posterior:
     """Warm up, then draw.
 
@@ -93,12 +101,15 @@ def run_chains(
         What has been done of this run already, where it was cut off at ``first``.
     store : Store, optional
         Keeps the run on disk.
+    complete : callable, optional
+        Draws what the kernel's theta lacks: ``complete(theta, log_prob, streams)`` returns theta
+        of the whole and its log posterior; see `CollapsedLogPosterior.complete`.
 
     Returns
     -------
     Posterior
     """
-    n_chains, n_params = kernel.theta.shape
+    n_chains, n_params = len(kernel.theta), layout.n_params
     kind = np.float64 if kernel.theta.dtype == torch.float64 else np.float32
     draws = np.empty((n_chains, n_draws, n_params), dtype=kind)
     stats: dict[str, np.ndarray] = {}
@@ -116,6 +127,17 @@ def run_chains(
             stats[name][:, kept : kept + k] = column
         draws[:, kept : kept + k] = values
         kept += k
+
+    def draw(
+        now: dict[str, np.ndarray], log_prob: Tensor | None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The current points, (n_chains, 1, n_params), and their statistics."""
+        theta = kernel.theta
+        if complete is not None:
+            theta, log_prob = complete(theta, log_prob, streams)
+            now = {**now, "log_prob": to_numpy(log_prob)}
+        columns = {name: values[:, None] for name, values in now.items()}
+        return to_numpy(theta)[:, None], columns
 
     def so_far(iteration: int) -> Past:
         state = {
@@ -136,8 +158,7 @@ def run_chains(
             if i < n_warmup:
                 kernel.adapt(i, n_warmup, now)
             elif (i - n_warmup + 1) % thin == 0:
-                now_as_columns = {name: values[:, None] for name, values in now.items()}
-                keep(to_numpy(kernel.theta)[:, None], now_as_columns)
+                keep(*draw(now, kernel.value))
             done = i + 1
             if store is not None and (done == total or store.due()):
                 store.save(so_far(done))
@@ -153,8 +174,8 @@ def run_chains(
         # a step may have been cut in two: what belongs to theta is computed anew
         state["kernel"] = {k: v for k, v in state["kernel"].items() if k not in ("value", "grad")}
         if not kept:
-            draws[:, 0] = to_numpy(kernel.theta)
-            stats = {name: values[:, None] for name, values in now.items()}
+            # the step may have been cut in two, and the value be that of other points
+            draws[:, :1], stats = draw(now, None)
             kept = 1
     else:
         state = so_far(done).state

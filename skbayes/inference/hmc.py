@@ -81,6 +81,12 @@ class HMC(ChainMethod):
         Shape of M: a diagonal, or a diagonal corrected in up to 20 directions in which the draws
         of the warm-up reach furthest. The second costs more per step, and needs a warm-up long
         enough to know these directions.
+    marginalize : bool or "auto", default="auto"
+        Whether the output layer is integrated out, exactly, and drawn given all else for each
+        draw kept: the same posterior in fewer dimensions, which mixes several times faster. It
+        needs normal noise of one deviation for all rows, and a `NormalPrior`. "auto" does so
+        where that holds and the last hidden layer has at most 64 units, since the cost of a
+        gradient grows with their square.
     init : Method, "prior" or None, default=None
         Where chains start: at the members that another method fits, at draws from the prior, or
         (None) at the members of an `Ensemble`.
@@ -98,6 +104,7 @@ class HMC(ChainMethod):
         target_accept=0.8,
         persistence=0.0,
         metric="diagonal",
+        marginalize="auto",
         init=None,
     ):
         self.n_chains = n_chains
@@ -110,6 +117,7 @@ class HMC(ChainMethod):
         self.target_accept = target_accept
         self.persistence = persistence
         self.metric = metric
+        self.marginalize = marginalize
         self.init = init
 
     @property

@@ -14,8 +14,10 @@ from skbayes.inference.base import Method, points, to_numpy
 from skbayes.inference.chains import run_chains
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.metric import METRICS, DiagonalMetric, MetricEstimate, restore_metric
+from skbayes.model.collapsed import CollapsedLogPosterior, why_not
 from skbayes.posterior import Posterior
 
+MOST_UNITS = 64  # in the last hidden layer, up to which "auto" integrates the output layer out
 DIVERGENCE = 1000.0  # energy error from which a trajectory counts as diverged
 
 
@@ -28,6 +30,7 @@ class ChainMethod(Method):
     thin: int
     step_size: float | None
     init: Method | str | None
+    marginalize: bool | str
 
     group_size: int = 4
     """Chains that are moved in one batch and share what they adapt.
@@ -49,6 +52,7 @@ class ChainMethod(Method):
             self._require("target_accept", kind=(int, float), low=0.05, high=0.999)
         if hasattr(self, "metric"):
             self._choice("metric", METRICS)
+        self._choice("marginalize", (True, False, "auto"))
         self._check_init()
 
     def run(self, log_posterior, theta0, streams, on_step=None, state=None, store=None):
@@ -69,6 +73,8 @@ class ChainMethod(Method):
         Posterior
         """
         n_warmup, past = self.n_warmup, None
+        target = self._target(log_posterior)
+        collapsed = target if isinstance(target, CollapsedLogPosterior) else None
         if state is not None:
             state = {**state, "n_warmup": state["iteration"]}
         if store is not None:
@@ -79,11 +85,13 @@ class ChainMethod(Method):
                 theta0, stopped = start(self.init, log_posterior, streams, on_step)
                 if stopped is not None:
                     return stopped
-            kernel = self._kernel(log_posterior, theta0)
+            if collapsed is not None:
+                theta0 = collapsed.reduce(theta0)
+            kernel = self._kernel(target, theta0)
             kernel.find_step_size(streams)
         else:
             n_warmup = state["n_warmup"]
-            kernel = self._restored(log_posterior, state["kernel"])
+            kernel = self._restored(target, state["kernel"])
             streams.restore(state["generators"])
         return run_chains(
             kernel,
@@ -96,7 +104,23 @@ class ChainMethod(Method):
             first=0 if state is None else state["iteration"],
             past=past,
             store=store,
+            complete=None if collapsed is None else collapsed.complete,
         )
+
+    def _target(self, log_posterior):
+        """What the chains move on: the log posterior, or that without its output layer."""
+        if self.marginalize is False:
+            return log_posterior
+        reason = why_not(log_posterior)
+        if self.marginalize is True:
+            if reason is not None:
+                raise ValueError(
+                    f"{type(self).__name__}: marginalize=True is not allowed here, since "
+                    f"{reason}; use 'auto' or False."
+                )
+        elif reason is not None or log_posterior.network.layers[-1].fan_in > MOST_UNITS:
+            return log_posterior
+        return CollapsedLogPosterior(log_posterior)
 
     def _restored(self, log_posterior, arrays: dict[str, np.ndarray]):
         """Make the kernel of an earlier run again."""

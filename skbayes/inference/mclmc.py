@@ -58,6 +58,12 @@ class MCLMC(ChainMethod):
         deviations; None is sqrt(n_params).
     step_size : float or None, default=None
         First step size; None finds one.
+    marginalize : bool or "auto", default="auto"
+        Whether the output layer is integrated out, exactly, and drawn given all else for each
+        draw kept: the same posterior in fewer dimensions, which mixes several times faster. It
+        needs normal noise of one deviation for all rows, and a `NormalPrior`. "auto" does so
+        where that holds and the last hidden layer has at most 64 units, since the cost of a
+        gradient grows with their square.
     init : Method, "prior" or None, default=None
         Where chains start: see `HMC`.
     """
@@ -72,6 +78,7 @@ class MCLMC(ChainMethod):
         energy_variance=1e-3,
         decoherence_length=None,
         step_size=None,
+        marginalize="auto",
         init=None,
     ):
         self.n_chains = n_chains
@@ -82,6 +89,7 @@ class MCLMC(ChainMethod):
         self.energy_variance = energy_variance
         self.decoherence_length = decoherence_length
         self.step_size = step_size
+        self.marginalize = marginalize
         self.init = init
 
     def check(self):

@@ -50,6 +50,12 @@ class NUTS(ChainMethod):
         Mean acceptance over the points of a trajectory that the step sizes are tuned for.
     metric : {"diagonal", "low_rank"}, default="diagonal"
         Shape of M: see `HMC`.
+    marginalize : bool or "auto", default="auto"
+        Whether the output layer is integrated out, exactly, and drawn given all else for each
+        draw kept: the same posterior in fewer dimensions, which mixes several times faster. It
+        needs normal noise of one deviation for all rows, and a `NormalPrior`. "auto" does so
+        where that holds and the last hidden layer has at most 64 units, since the cost of a
+        gradient grows with their square.
     init : Method, "prior" or None, default=None
         Where chains start: see `HMC`.
     """
@@ -64,6 +70,7 @@ class NUTS(ChainMethod):
         step_size=None,
         target_accept=0.8,
         metric="diagonal",
+        marginalize="auto",
         init=None,
     ):
         self.n_chains = n_chains
@@ -74,6 +81,7 @@ class NUTS(ChainMethod):
         self.step_size = step_size
         self.target_accept = target_accept
         self.metric = metric
+        self.marginalize = marginalize
         self.init = init
 
     def check(self):

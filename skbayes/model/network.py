@@ -180,6 +180,12 @@ class MLPNetwork:
         _run(plan.collect)
         return plan.grad
 
+    def blocks_have_all_rows(self, theta: Tensor, inputs: Inputs) -> bool:
+        """Whether ``cotangent`` of `vjp` sees all rows of some chains, rather than a part."""
+        return all(
+            rows.stop - rows.start == inputs.n for _, rows, _ in self._plan(theta, inputs).steps
+        )
+
     def _plan(self, theta: Tensor, inputs: Inputs) -> _Plan:
         key = (theta.shape[0], inputs.n, inputs.kind, theta.dtype, theta.device)
         plan = self._plans.get(key)

@@ -1,0 +1,217 @@
+"""The posterior without its output layer: value, gradient, what is drawn afterwards, and chains."""
+
+import numpy as np
+import pytest
+import torch
+from gaussian_target import check_moments
+from problems import finite_differences
+from scipy import stats
+
+import skbayes.model.network
+from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
+from skbayes.inference import HMC, MCLMC, NUTS, AdjustedMCLMC, Streams
+from skbayes.model import (
+    HierarchicalPrior,
+    Inputs,
+    LogPosterior,
+    MLPNetwork,
+    Normal,
+    NormalPrior,
+)
+from skbayes.model.collapsed import CollapsedLogPosterior
+
+F64 = torch.float64
+
+
+def whole_posterior(
+    hidden=(4,), activation="tanh", n_outputs=1, noise=0.4, weighted=False, n=40, dtype=F64, x=None
+):
+    """A network's posterior on noise, which the output layer can be taken out of."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 3)) if x is None else x
+    kw = {"dtype": dtype, "device": torch.device("cpu")}
+    network = MLPNetwork(x.shape[1], hidden, n_outputs, activation)
+    if not isinstance(noise, str):
+        noise = noise * np.arange(1, n_outputs + 1)
+    return LogPosterior(
+        network,
+        Normal(n_outputs, noise, np.full(n_outputs, 1.3)),
+        NormalPrior(1.2, fan_in=True).build(network),
+        Inputs(x, scale=network.input_scale, **kw),
+        torch.as_tensor(rng.normal(size=(1, n_outputs, len(x))), **kw),
+        torch.as_tensor(rng.exponential(size=(1, len(x))), **kw) if weighted else None,
+    )
+
+
+def draws_of_prior(target, n_chains, seed=0):
+    return target.sample_prior(Streams(seed, n_chains))
+
+
+EVERY_MODEL = [
+    pytest.mark.parametrize("hidden", [(4,), (3, 4)]),
+    pytest.mark.parametrize("n_outputs", [1, 2]),
+    pytest.mark.parametrize("noise", [0.4, "learned"]),
+    pytest.mark.parametrize("weighted", [False, True]),
+    pytest.mark.parametrize("block", [1 << 20, 200, 40]),
+]
+
+
+def every_model(test):
+    for mark in EVERY_MODEL:
+        test = mark(test)
+    return test
+
+
+@every_model
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+def test_value_is_the_integral(hidden, activation, n_outputs, noise, weighted, block, monkeypatch):
+    # log p(rest) = log p(rest, b) - log p(b | rest, y) at any b, by a Gaussian's Taylor series
+    monkeypatch.setitem(skbayes.model.network.BLOCK_ELEMENTS, "cpu", block)
+    whole = whole_posterior(hidden, activation, n_outputs, noise, weighted)
+    target = CollapsedLogPosterior(whole)
+    theta = draws_of_prior(whole, 3)
+    value = target(target.reduce(theta))
+    a, b = whole.network.layers[-1].joint.start, whole.network.layers[-1].joint.stop
+    for chain in range(3):
+        one = theta[chain : chain + 1]
+        at = one.repeat(b - a, 1)
+        at[:, a:b] += torch.eye(b - a, dtype=F64)
+        grad = whole.grad(one).clone()[0, a:b]
+        # the joint density is quadratic in b, so that a difference of gradients is its Hessian
+        precision = -torch.cat([whole.grad(row[None]).clone()[:, a:b] - grad for row in at])
+        gain = 0.5 * grad @ torch.linalg.solve(precision, grad)
+        volume = 0.5 * (b - a) * np.log(2 * np.pi) - 0.5 * torch.logdet(precision)
+        np.testing.assert_allclose(value[chain], whole(one)[0] + gain + volume, rtol=1e-9)
+
+
+@every_model
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu", "gelu", "identity"])
+def test_gradient(hidden, activation, n_outputs, noise, weighted, block, monkeypatch):
+    monkeypatch.setitem(skbayes.model.network.BLOCK_ELEMENTS, "cpu", block)
+    whole = whole_posterior(hidden, activation, n_outputs, noise, weighted)
+    target = CollapsedLogPosterior(whole)
+    theta = target.reduce(draws_of_prior(whole, 3))
+    value, grad = target.value_and_grad(theta)
+    np.testing.assert_allclose(target(theta), value, rtol=1e-12)
+    np.testing.assert_allclose(target.grad(theta), grad, rtol=1e-12)
+    numeric = finite_differences(target, theta)
+    np.testing.assert_allclose(grad, numeric, rtol=1e-5, atol=1e-6 * float(grad.abs().max()))
+
+
+@pytest.mark.parametrize("noise", [0.4, "learned"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_output_layer_is_drawn_from_its_posterior(noise, weighted):
+    whole = whole_posterior((4,), "tanh", 2, noise, weighted)
+    target = CollapsedLogPosterior(whole)
+    rest = target.reduce(draws_of_prior(whole, 1))
+    n = 4000
+    many = rest.repeat(n, 1)
+    theta, log_prob = target.complete(many, target(many), Streams(3, n))
+    np.testing.assert_allclose(log_prob, whole(theta), rtol=1e-12)
+    np.testing.assert_array_equal(target.reduce(theta), many)
+    # by the textbook, on the hidden layer's values
+    values = whole.layout.constrain(theta[:1].numpy())
+    x = whole.inputs._rows.numpy()[:, :-1] / whole.network.input_scale
+    phi = np.tanh(x @ values["layers.0.weight"][0] + values["layers.0.bias"][0])
+    phi = np.c_[phi, np.ones(len(x))]
+    w = np.ones(len(x)) if whole.weight is None else whole.weight[0].numpy()
+    sigma = values["noise_std"][0] if noise == "learned" else np.array([0.4, 0.8])
+    prior = np.diag(1.0 / np.array([0.6, 0.6, 0.6, 0.6, 1.2]) ** 2)  # 1.2 / sqrt(4), and the bias
+    drawn = theta[:, whole.network.layers[-1].joint].reshape(n, 5, 2).numpy()
+    for k in range(2):
+        precision = (phi * w[:, None]).T @ phi / sigma[k] ** 2 + prior
+        cov = np.linalg.inv(precision)
+        mean = cov @ (phi.T @ (w * whole.y[0, k].numpy())) / sigma[k] ** 2
+        check_moments(drawn[None, :, :, k], mean, cov)
+
+
+def test_float32_changes_the_energy_little():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 3))
+    exact, rough = (
+        CollapsedLogPosterior(whole_posterior((50,), noise=0.3, dtype=dtype, x=x))
+        for dtype in (F64, torch.float32)
+    )
+    theta = exact.reduce(draws_of_prior(exact.whole, 2)).float()
+    # steps of a trajectory; an offset that they share does not matter
+    points = [theta + 0.01 * step * torch.randn_like(theta) for step in range(8)]
+    error = torch.stack([rough(p) - exact(p.double()) for p in points])
+    assert error.std(0).max() < 0.005
+
+
+def small_table(seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-2, 2, size=(30, 1))
+    return x, np.sin(2 * x[:, 0]) + 0.2 * rng.normal(size=30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.2, "learned"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        HMC(16, 300, 400, trajectory_length=5.0),
+        NUTS(16, 200, 200),
+        AdjustedMCLMC(16, 300, 400, trajectory_length=10.0),
+        MCLMC(16, 300, 400, n_leapfrog=50, energy_variance=1e-4),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_same_posterior_with_and_without(method, noise):
+    x, y = small_table()
+    new = np.linspace(-2.5, 2.5, 9)[:, None]
+    found = {}
+    for marginalize in (True, False):
+        method = method.set_params(marginalize=marginalize)
+        reg = BayesianMLPRegressor(
+            (3,), activation="tanh", method=method, noise=noise, random_state=1
+        ).fit(x, y)
+        found[marginalize] = reg.predict_draws(new)[0].reshape(16, -1, 9)
+    means = {key: f.mean(1) for key, f in found.items()}  # chains are independent
+    squares = {key: (f**2).mean(1) for key, f in found.items()}
+    for of_chains in (means, squares):
+        p = stats.ttest_ind(of_chains[True], of_chains[False], equal_var=False).pvalue
+        assert p.min() > 1e-4  # of 9 points
+
+
+def test_where_it_is_possible_and_where_not():
+    x, y = small_table()
+    settings = {"n_chains": 2, "n_warmup": 5, "n_draws": 5, "max_leapfrog": 3, "init": "prior"}
+
+    def fitted(model, **more):
+        model = model.set_params(method=HMC(**settings, **more), random_state=0)
+        with pytest.warns(UserWarning):
+            return model.fit(x, y)
+
+    reg = BayesianMLPRegressor((5,))
+    fitted(reg)
+    assert reg.posterior_.draws.shape == (2, 5, 17)  # 10 + 6, and the noise
+    assert reg.posterior_.adapted["inverse_mass"].shape == (11,)
+    fitted(reg, marginalize=False)
+    assert reg.posterior_.adapted["inverse_mass"].shape == (17,)
+    fitted(BayesianMLPRegressor((65,)))
+    assert fitted(BayesianMLPRegressor((65,))).posterior_.adapted["inverse_mass"].shape == (197,)
+    y = (y > 0).astype(int)
+    fitted(BayesianMLPClassifier((5,)))
+    impossible = [
+        (BayesianMLPClassifier((5,)), "noise is not normal"),
+        (BayesianMLPRegressor((5,), noise="heteroscedastic"), "noise is not normal"),
+        (BayesianMLPRegressor((5,), prior=HierarchicalPrior()), "not a NormalPrior"),
+        (BayesianMLPRegressor(()), "no hidden layer"),
+    ]
+    for model, reason in impossible:
+        model.set_params(method=HMC(**settings, marginalize=True))
+        with pytest.raises(ValueError, match=f"marginalize=True is not allowed here.*{reason}"):
+            model.fit(x, y)
+    with pytest.raises(ValueError, match="marginalize='yes' is not allowed"):
+        HMC(marginalize="yes").check()
+
+
+def test_log_prob_is_that_of_the_draws():
+    x, y = small_table()
+    method = NUTS(2, 20, 10, max_tree_depth=3, init="prior")
+    with pytest.warns(UserWarning):
+        reg = BayesianMLPRegressor((5,), method=method, random_state=0).fit(x, y)
+    shown = reg.posterior_.stats["log_prob"]
+    assert shown.shape == (2, 10)
+    assert len(np.unique(shown)) == shown.size
