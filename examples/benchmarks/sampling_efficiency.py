@@ -65,15 +65,9 @@ CHAIN_METHOD = "sequential"  # needs a quarter of the time per gradient of "vect
 
 # settings of the long run that is taken as exact
 MAKE_REFERENCE = {
-    "nuts": {"n_warmup": 500, "n_draws": 1000, "thin": 2},
-    "hmc": {
-        "n_warmup": 500,
-        "n_draws": 1000,
-        "thin": 10,
-        "trajectory_length": 6.0,
-        "max_leapfrog": 300,
-    },
-    "adjusted_mclmc": {"n_warmup": 500, "n_draws": 1000, "thin": 10},
+    "nuts": {"n_warmup": 300, "n_draws": 1000},
+    "hmc": {"n_warmup": 300, "n_draws": 1000, "trajectory_length": 6.0},
+    "adjusted_mclmc": {"n_warmup": 150, "n_draws": 600, "trajectory_length": 40.0},
 }
 
 
@@ -316,7 +310,7 @@ def main() -> None:
             {"type": Path, "default": None, "help": f"reference (default: {REFERENCE.name})"},
         ),
         ("--make-reference", {"choices": tuple(MAKE_REFERENCE), "default": None}),
-        ("--chains", {"type": int, "default": 16, "help": "chains of the reference"}),
+        ("--chains", {"type": int, "default": 8, "help": "chains of the reference"}),
     )
     if args.make_reference:
         make_reference(args)

@@ -169,40 +169,40 @@ class CollapsedLogPosterior:
 
         def solve(z: Tensor, chains: slice) -> Tensor:
             parts.append(self._solve(z, chains, params))
+            if with_value or likelihood.learned:
+                squares.append(self._squares(parts[-1]))
             return self._backward(parts[-1], z, chains)
 
+        squares: list[Tensor] = []
         if self.hidden.blocks_have_all_rows(net, inputs):
             by_net = self.hidden.vjp(net, inputs, lambda z, chains, rows: solve(z, chains))
         else:
             by_z = solve(self.hidden.forward(net, inputs), slice(0, len(theta)))
             by_net = self.hidden.vjp(net, inputs, lambda z, chains, rows: by_z[chains, :, rows])
-        grad = torch.addcmul(by_net, net, self._minus_precision)
-        if not (with_value or likelihood.n_params):
-            return None, grad
-        squares, more = _joined([part.squares for part in parts]), None
+        grad, value = torch.addcmul(by_net, net, self._minus_precision), None
         if with_value:
             exact = net.double()
-            more = torch.mv(exact * exact, self._half_precision) + self._constant
-            more = more + _joined([self._at_mean(part) for part in parts])
-            more = more + likelihood.finish(squares, params, whole._total)
-        if likelihood.n_params:
+            value = torch.mv(exact * exact, self._half_precision) + self._constant
+            value = value + _joined([self._at_mean(part) for part in parts])
+            value = value + likelihood.finish(_joined(squares), params, whole._total)
+        if likelihood.learned:
             prior, by_params = likelihood.log_prior_and_grad(params)
             # Fisher's identity: the gradient given b, averaged over b's posterior
-            expected = squares + _joined([self._spread(part) for part in parts])
+            expected = _joined(squares) + _joined([self._spread(part) for part in parts])
             by_params = by_params + likelihood.params_gradient(expected, params, whole._total)
             grad = torch.cat([grad, by_params], 1)
-            more = None if more is None else more + prior
-        return more, grad
+            value = None if value is None else value + prior
+        return value, grad
 
     def _solve(self, z: Tensor, chains: slice, params: Tensor) -> _Output:
         """The output layer's posterior given the last hidden layer's input.
 
         z is (chains, units, n), with all rows; it is left as the way back wants it.
         """
-        d, k = self.d, self.k
+        k = self.k
         rows = self._features(z, chains)
-        # float32 sums: the tests bound their effect on the energy
-        sums = torch.bmm(rows[:, k : k + d], rows[:, : k + d].mT).double()
+        # float32 sums: a test bounds their effect on the energy
+        sums = torch.bmm(rows[:, k:], rows.mT).double()
         precision = self._noise(params[chains]) ** -2  # (chains or 1, k)
         if k == 1:
             matrix = (sums[:, :, 1:] * precision[:, :, None])[:, None]
@@ -213,10 +213,7 @@ class CollapsedLogPosterior:
         factor = torch.linalg.cholesky_ex(matrix).L
         right = sums[:, :, :k].mT * precision[:, :, None]
         mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
-        residuals = rows[:, k + d :]
-        torch.baddbmm(rows[:, :k], mean.to(z.dtype), rows[:, k : k + d], alpha=-1.0, out=residuals)
-        exact = residuals.double()
-        return _Output(mean, factor, precision, torch.linalg.vecdot(exact, exact), rows)
+        return _Output(mean, factor, precision, rows)
 
     def _noise(self, params: Tensor) -> Tensor:
         """Deviation of the noise in float64, (chains, outputs), or (1, outputs) where fixed."""
@@ -226,7 +223,7 @@ class CollapsedLogPosterior:
         return torch.as_tensor(fixed, dtype=torch.float64, device=params.device)[None]
 
     def _features(self, z: Tensor, chains: slice) -> Tensor:
-        """Rows [y | hidden values | 1 | room for residuals], (chains, k + d + k, n).
+        """Rows [y | hidden values | 1], (chains, k + d, n).
 
         With weights of the rows of X everything is times their root.
         """
@@ -236,10 +233,10 @@ class CollapsedLogPosterior:
         if rows is None:
             if chains.start == 0:
                 self._buffers.clear()
-            rows = self._buffers[key] = z.new_empty((len(z), d + 2 * k, z.shape[2]))
+            rows = self._buffers[key] = z.new_empty((len(z), k + d, z.shape[2]))
             rows[:, :k] = _of(self._y, chains)
-            rows[:, k + d - 1] = 1.0 if self._root is None else _of(self._root, chains)[:, 0]
-        h = rows[:, k : k + d - 1]
+            rows[:, -1] = 1.0 if self._root is None else _of(self._root, chains)[:, 0]
+        h = rows[:, k:-1]
         if self._scale != 1.0:
             z.mul_(self._scale)
         self.act.forward(z, h)
@@ -250,26 +247,39 @@ class CollapsedLogPosterior:
         return rows
 
     def _backward(self, found: _Output, z: Tensor, chains: slice) -> Tensor:
-        """Derivative by the last hidden layer's input, written into z."""
-        d, k = self.d, self.k
-        precision = found.precision * self._unscale
-        inverse = torch.cholesky_inverse(found.factor.to(z.dtype))[:, :, : d - 1]
-        small = z.new_empty((len(z), d - 1, d + k))
+        r"""Derivative by the last hidden layer's input, written into z.
+
+        With the residuals written out it is one product with the rows [y | hidden values | 1],
+
+        .. math:: r m^T - \Phi A^{-1} = y m^T - \Phi (m m^T + A^{-1}).
+        """
+        k = self.k
+        precision = (found.precision * self._unscale).to(z.dtype)
+        mean = found.mean.to(z.dtype)
+        second = (
+            torch.cholesky_inverse(found.factor.to(z.dtype)) + mean[..., None] * mean[:, :, None]
+        )
+        small = z.new_empty((len(z), self.d - 1, k + self.d))
+        small[:, :, :k] = (mean * precision[:, :, None]).mT[:, :-1]
         if k == 1:
-            torch.mul(inverse[:, 0], -precision[:, :, None], out=small[:, :, :d])
+            torch.mul(second[:, 0, :-1], -precision[:, :, None], out=small[:, :, 1:])
         else:
-            small[:, :, :d] = (inverse * -precision[:, :, None, None]).sum(1)
-        small[:, :, d:] = found.mean[:, :, : d - 1].mT * precision[:, None]
-        rows = found.rows[:, k:]
+            small[:, :, k:] = (second[:, :, :-1] * -precision[:, :, None, None]).sum(1)
         if self.act.keeps_input or self._root is not None:
-            by_h = torch.bmm(small, rows)
+            by_h = torch.bmm(small, found.rows)
             if self._root is not None:
                 by_h *= _of(self._root, chains)
             self.act.backward(by_h, z, z)
         else:
-            torch.bmm(small, rows, out=z)
-            self.act.backward(z, rows[:, : d - 1], z)
+            torch.bmm(small, found.rows, out=z)
+            self.act.backward(z, found.rows[:, k:-1], z)
         return z
+
+    def _squares(self, found: _Output) -> Tensor:
+        """Weighted sum of squared residuals at the mean, (chains, k)."""
+        y, features = found.rows[:, : self.k], found.rows[:, self.k :]
+        residuals = torch.baddbmm(y, found.mean.to(y.dtype), features, alpha=-1.0).double()
+        return torch.linalg.vecdot(residuals, residuals)
 
     def _at_mean(self, found: _Output) -> Tensor:
         """The prior's exponent at the mean and the volume around it, (chains,)."""
@@ -289,7 +299,6 @@ class _Output(NamedTuple):
     mean: Tensor  # (chains, k, d), float64 as all but the last
     factor: Tensor  # (chains, k, d, d), Cholesky's of the precision
     precision: Tensor  # (chains or 1, k), of the noise
-    squares: Tensor  # (chains, k), weighted sum of squared residuals at the mean
     rows: Tensor  # see `CollapsedLogPosterior._features`
 
 
