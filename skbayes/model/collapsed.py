@@ -20,8 +20,10 @@ def why_not(log_posterior) -> str | None:
     if not isinstance(getattr(log_posterior, "network", None), MLPNetwork):
         return "the model is not a multilayer perceptron"
     likelihood = log_posterior.likelihood
-    if not isinstance(likelihood, Normal) or likelihood.heteroscedastic:
-        return "the noise is not normal with the same deviation in all rows"
+    if not isinstance(likelihood, Normal):
+        return "the noise is not normal"
+    if likelihood.heteroscedastic and likelihood.n_outputs > 1:
+        return "the noise of several outputs is heteroscedastic"
     if not isinstance(log_posterior.prior, BoundNormal):
         return "the prior is not a NormalPrior"
     if len(log_posterior.network.layers) < 2:
@@ -30,13 +32,14 @@ def why_not(log_posterior) -> str | None:
 
 
 class CollapsedLogPosterior:
-    r"""The marginal log posterior of all parameters but the output layer's.
+    r"""The marginal log posterior of all parameters but the weights that the mean is linear in.
 
-    Given the hidden layers, a network is linear in the weights b of its output layer: with
-    normal noise and a normal prior N(0, S), b can be integrated out. With the last hidden
-    layer's values :math:`\Phi` (n, units + 1), a column of ones included, for one output
+    Given the hidden layers and the noise, a network's mean is linear in the weights b of its
+    output layer: with normal noise and a normal prior N(0, S), b can be integrated out. With
+    the last hidden layer's values :math:`\Phi` (n, units + 1), a column of ones included, and W
+    the diagonal matrix of the rows' weights over their noise variances, for one output
 
-    .. math:: A = \Phi^T \Phi / \sigma^2 + S^{-1}, \qquad m = A^{-1} \Phi^T y / \sigma^2, \qquad
+    .. math:: A = \Phi^T W \Phi + S^{-1}, \qquad m = A^{-1} \Phi^T W y, \qquad
               b \mid y \sim N(m, A^{-1}),
 
     .. math:: \log p(y) = \log p(y \mid m) + \log p(m) + \tfrac{\dim b}{2} \log 2 \pi
@@ -44,11 +47,12 @@ class CollapsedLogPosterior:
 
     (Bishop, 2006, equations 3.53, 3.54 and 3.86). With r = y - Phi m its gradient by Phi is
 
-    .. math:: \frac{\partial \log p(y)}{\partial \Phi}
-              = (r m^T - \Phi A^{-1}) / \sigma^2.
+    .. math:: \frac{\partial \log p(y)}{\partial \Phi} = W (r m^T - \Phi A^{-1}),
 
-    What is left has fewer dimensions and is far less stiff. It is the same model: `complete` draws
-    b given the rest, and together they are draws from the whole posterior.
+    and that by the noise is the one given b, averaged over b's posterior (Fisher's identity). What
+    is left has fewer dimensions and is far less stiff. It is the same model: `complete` draws b
+    given the rest, and together they are draws from the whole posterior. Of a heteroscedastic
+    model b is the mean's part of the output layer; that of the noise stays.
 
     Parameters
     ----------
@@ -58,43 +62,50 @@ class CollapsedLogPosterior:
     Attributes
     ----------
     n_params : int
-        Length of theta without the output layer.
+        Length of theta without b.
     """
 
     def __init__(self, log_posterior: LogPosterior) -> None:
         reason = why_not(log_posterior)
         if reason is not None:
             raise ValueError(f"The output layer cannot be integrated out: {reason}.")
-        self.whole = log_posterior
+        assert isinstance(log_posterior.likelihood, Normal)
+        self.whole, self.likelihood = log_posterior, log_posterior.likelihood
         network = log_posterior.network
-        self.layer = network.layers[-1]
-        self.d, self.k = self.layer.fan_in + 1, self.layer.fan_out
-        sizes = [layer.fan_out for layer in network.layers[:-1]]
+        layer, sizes = network.layers[-1], [one.fan_out for one in network.layers[:-1]]
+        self.d, self.k = layer.fan_in + 1, self.likelihood.n_outputs
+        self.cut = layer.joint.start  # where the hidden layers' parameters end
+        of_layer = np.arange(self.cut, layer.joint.stop).reshape(self.d, layer.fan_out)
+        drawn = of_layer[:, : self.k].T.ravel()  # by outputs
+        kept = np.setdiff1d(np.arange(log_posterior.n_params), drawn)
+        self.n_params = len(kept)
         self.hidden = MLPNetwork(
             network.layers[0].fan_in, tuple(sizes[:-1]), sizes[-1], network.activation
         )
-        self.n_params = log_posterior.n_params - self.d * self.k
         self.act = ACTIVATIONS[network.activation]
         # The inputs carry the scale that the activation wants below the first layer, which here may
         # be the last; others are to be scaled, and what belongs to the first scaled back.
         single = len(sizes) == 1
         self._scale = 1.0 if single else self.act.input_scale
         self._unscale = 1.0 / self.act.input_scale if single else 1.0
+        on_device: dict[str, Any] = {"device": log_posterior.device}
+        exact: dict[str, Any] = {"dtype": torch.float64, **on_device}
+        self._drawn, self._kept = (torch.as_tensor(i, **on_device) for i in (drawn, kept))
         weight = log_posterior.weight
-        self._root = None if weight is None else weight.sqrt()[:, None]  # (1 or chains, 1, n)
-        y = log_posterior.y
-        self._y = y if self._root is None else y * self._root
-        assert isinstance(log_posterior.likelihood, Normal)
-        self._likelihood = log_posterior.likelihood
-        exact: dict[str, Any] = {"dtype": torch.float64, "device": log_posterior.device}
+        self._weight = None if weight is None else weight[:, None]  # (1 or chains, 1, n)
         scales = log_posterior.prior.scales
-        of_output = scales[self.layer.joint].reshape(self.d, self.k).T
-        self._output_precision = torch.as_tensor(of_output.copy() ** -2.0, **exact)  # (k, d)
-        of_hidden = scales[: self.layer.joint.start] ** -2.0
-        self._half_precision = torch.as_tensor(-0.5 * of_hidden, **exact)
-        self._minus_precision = torch.as_tensor(-of_hidden, dtype=self.dtype, device=self.device)
-        self._constant = -float(np.log(scales).sum()) - 0.5 * LOG_2PI * len(of_hidden)
-        self._buffers: dict[tuple[int, ...], Tensor] = {}
+        precision = torch.as_tensor(scales[drawn] ** -2.0, **exact)
+        self._output_precision = precision.view(self.k, self.d)
+        self._n_normal = log_posterior.layout.n_network - len(drawn)  # of theta's prior
+        of_rest = scales[kept[: self._n_normal]] ** -2.0
+        self._half_precision = torch.as_tensor(-0.5 * of_rest, **exact)
+        self._minus_precision = torch.as_tensor(-of_rest, dtype=self.dtype, **on_device)
+        self._constant = -float(np.log(scales).sum()) - 0.5 * LOG_2PI * len(of_rest)
+        # Sums in float32 leave an error of about n / sigma^2 times its precision in A, next to S's.
+        self._small_noise = True
+        if isinstance(self.likelihood.noise, np.ndarray):
+            self._small_noise = self.whole.total_weight / self.likelihood.noise.min() ** 2 > 1e6
+        self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,12 +132,11 @@ class CollapsedLogPosterior:
         return value, grad
 
     def reduce(self, theta: Tensor) -> Tensor:
-        """Leave the output layer out of theta (n_chains, n_params of the whole)."""
-        a, b = self.layer.joint.start, self.layer.joint.stop
-        return torch.cat([theta[:, :a], theta[:, b:]], 1)
+        """Leave b out of theta (n_chains, n_params of the whole)."""
+        return theta[:, self._kept]
 
     def complete(self, theta: Tensor, value: Tensor | None, streams) -> tuple[Tensor, Tensor]:
-        """Draw the output layer given all else.
+        """Draw b given all else.
 
         Parameters
         ----------
@@ -144,66 +154,71 @@ class CollapsedLogPosterior:
             Its log posterior, in float64.
         """
         value = self(theta) if value is None else value
-        net, params = self._split(theta)
-        z = self.hidden.forward(net, self.whole.inputs)
-        found = self._solve(z, slice(0, len(theta)), params)
+        z = self.hidden.forward(theta[:, : self.cut], self.whole.inputs)
+        found = self._solve(z, slice(0, len(theta)), theta[:, self.cut :])
         normal = streams.normal(self.k, self.d, 1, dtype=torch.float64, device=self.device)
         # A = L L', so that L'^-1 z has the covariance A^-1
         noise = torch.linalg.solve_triangular(found.factor.mT, normal, upper=True)[..., 0]
-        output = (found.mean + noise).mT.flatten(1).to(theta.dtype)
-        log_det = found.factor.diagonal(dim1=2, dim2=3).log().sum((1, 2))
-        log_density = log_det - 0.5 * (normal**2).sum((1, 2, 3)) - 0.5 * LOG_2PI * self.k * self.d
-        return torch.cat([net, output, params], 1), value + log_density
+        log_density = _half_log_det(found.factor) - 0.5 * (normal**2).sum((1, 2, 3))
+        whole = theta.new_empty((len(theta), self.whole.n_params))
+        whole[:, self._kept] = theta
+        whole[:, self._drawn] = (found.mean + noise).flatten(1).to(theta.dtype)
+        return whole, value + log_density - 0.5 * LOG_2PI * self.k * self.d
 
     # ------------------------------------------------------------------ parts
 
-    def _split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The hidden layers' part and the likelihood's."""
-        cut = self.layer.joint.start
-        return theta[:, :cut], theta[:, cut:]
-
     def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
-        whole, inputs, likelihood = self.whole, self.whole.inputs, self._likelihood
-        net, params = self._split(theta)
-        parts: list[_Output] = []
+        inputs, likelihood = self.whole.inputs, self.likelihood
+        net, params = theta[:, : self.cut], theta[:, self.cut :]
+        values: list[Tensor] = []  # of blocks of chains, and their gradients by params
+        slopes: list[Tensor] = []
 
         def solve(z: Tensor, chains: slice) -> Tensor:
-            parts.append(self._solve(z, chains, params))
+            own = params[chains]
+            found = self._solve(z, chains, own)
             if with_value or likelihood.learned:
-                squares.append(self._squares(parts[-1]))
-            return self._backward(parts[-1], z, chains)
+                squares = self._squares(found)
+            if with_value:
+                values.append(self._value(found, squares, chains, own))
+            if likelihood.heteroscedastic:
+                by_z, slope = self._backward_with_noise(found, z, chains, own)
+                slopes.append(slope)
+                return by_z
+            if likelihood.learned:
+                expected = squares + self._spread(found)
+                slopes.append(likelihood.params_gradient(expected, own, self._total(chains)))
+            return self._backward(found, z)
 
-        squares: list[Tensor] = []
         if self.hidden.blocks_have_all_rows(net, inputs):
             by_net = self.hidden.vjp(net, inputs, lambda z, chains, rows: solve(z, chains))
         else:
             by_z = solve(self.hidden.forward(net, inputs), slice(0, len(theta)))
             by_net = self.hidden.vjp(net, inputs, lambda z, chains, rows: by_z[chains, :, rows])
-        grad, value = torch.addcmul(by_net, net, self._minus_precision), None
+        grad = torch.cat([by_net, *_joined(slopes)], 1) if slopes else by_net
+        n = self._n_normal
+        normal = theta[:, :n]
+        value = None
         if with_value:
-            exact = net.double()
+            exact = normal.double()
             value = torch.mv(exact * exact, self._half_precision) + self._constant
-            value = value + _joined([self._at_mean(part) for part in parts])
-            value = value + likelihood.finish(_joined(squares), params, whole._total)
-        if likelihood.learned:
-            prior, by_params = likelihood.log_prior_and_grad(params)
-            # Fisher's identity: the gradient given b, averaged over b's posterior
-            expected = _joined(squares) + _joined([self._spread(part) for part in parts])
-            by_params = by_params + likelihood.params_gradient(expected, params, whole._total)
-            grad = torch.cat([grad, by_params], 1)
-            value = None if value is None else value + prior
-        return value, grad
+            value = value + _joined(values)[0]
+        if not likelihood.learned:
+            return value, torch.addcmul(grad, normal, self._minus_precision)
+        more, by_params = likelihood.log_prior_and_grad(params)
+        grad[:, :n].addcmul_(normal, self._minus_precision)
+        grad[:, n:] += by_params
+        return None if value is None else value + more, grad
 
     def _solve(self, z: Tensor, chains: slice, params: Tensor) -> _Output:
-        """The output layer's posterior given the last hidden layer's input.
+        """The posterior of b given the last hidden layer's input.
 
         z is (chains, units, n), with all rows; it is left as the way back wants it.
         """
         k = self.k
-        rows = self._features(z, chains)
-        # float32 sums: a test bounds their effect on the energy
-        sums = torch.bmm(rows[:, k:], rows.mT).double()
-        precision = self._noise(params[chains]) ** -2  # (chains or 1, k)
+        plain, rows, root, sigma = self._features(z, chains, params)
+        wide = rows.double() if self._small_noise else rows
+        sums = torch.bmm(wide[:, k:], wide.mT).double()
+        precision = self._precision(params)
         if k == 1:
             matrix = (sums[:, :, 1:] * precision[:, :, None])[:, None]
         else:
@@ -213,40 +228,49 @@ class CollapsedLogPosterior:
         factor = torch.linalg.cholesky_ex(matrix).L
         right = sums[:, :, :k].mT * precision[:, :, None]
         mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
-        return _Output(mean, factor, precision, rows)
+        return _Output(mean, factor, precision, plain, rows, root, sigma)
 
-    def _noise(self, params: Tensor) -> Tensor:
-        """Deviation of the noise in float64, (chains, outputs), or (1, outputs) where fixed."""
-        if self._likelihood.learned:
-            return self._likelihood.noise_std(params.double(), 1)
-        fixed = self._likelihood.noise
-        return torch.as_tensor(fixed, dtype=torch.float64, device=params.device)[None]
+    def _precision(self, params: Tensor) -> Tensor:
+        """Precision of the noise, (chains or 1, k) in float64; that of rows is in the rows."""
+        if self.likelihood.heteroscedastic:
+            return torch.ones((1, 1), dtype=torch.float64, device=params.device)
+        if self.likelihood.learned:
+            return self.likelihood.noise_std(params.double(), 1) ** -2
+        fixed = self.likelihood.noise
+        return torch.as_tensor(fixed, dtype=torch.float64, device=params.device)[None] ** -2
 
-    def _features(self, z: Tensor, chains: slice) -> Tensor:
-        """Rows [y | hidden values | 1], (chains, k + d, n).
-
-        With weights of the rows of X everything is times their root.
-        """
-        d, k = self.d, self.k
+    def _features(
+        self, z: Tensor, chains: slice, params: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The first three rows of `_Output` that are not of b, and the noise of rows."""
+        k = self.k
         key = (chains.start, len(z), z.shape[2])
-        rows = self._buffers.get(key)
-        if rows is None:
+        weighted = self._weight is not None or self.likelihood.heteroscedastic
+        if key not in self._buffers:
             if chains.start == 0:
                 self._buffers.clear()
-            rows = self._buffers[key] = z.new_empty((len(z), k + d, z.shape[2]))
-            rows[:, :k] = _of(self._y, chains)
-            rows[:, -1] = 1.0 if self._root is None else _of(self._root, chains)[:, 0]
-        h = rows[:, k:-1]
+            rows = z.new_empty((len(z), k + self.d, z.shape[2]))
+            rows[:, :k] = _of(self.whole.y, chains)
+            plain = z.new_empty((len(z), self.d, z.shape[2])) if weighted else rows[:, k:]
+            plain[:, -1] = 1.0
+            self._buffers[key] = plain, rows
+        plain, rows = self._buffers[key]
         if self._scale != 1.0:
             z.mul_(self._scale)
-        self.act.forward(z, h)
-        if self._root is not None:
-            if not self.act.keeps_input:
-                z.copy_(h)
-            h *= _of(self._root, chains)
-        return rows
+        self.act.forward(z, plain[:, :-1])
+        if not weighted:
+            return plain, rows, None, None
+        root = None if self._weight is None else _of(self._weight, chains).sqrt()
+        sigma = None
+        if self.likelihood.heteroscedastic:
+            sigma = self.likelihood.noise_std(torch.bmm(params[:, None], plain), 1)
+            root = sigma.reciprocal() if root is None else root / sigma
+        assert root is not None
+        torch.mul(plain, root, out=rows[:, k:])
+        rows[:, :k] = _of(self.whole.y, chains) * root
+        return plain, rows, root, sigma
 
-    def _backward(self, found: _Output, z: Tensor, chains: slice) -> Tensor:
+    def _backward(self, found: _Output, z: Tensor) -> Tensor:
         r"""Derivative by the last hidden layer's input, written into z.
 
         With the residuals written out it is one product with the rows [y | hidden values | 1],
@@ -256,24 +280,47 @@ class CollapsedLogPosterior:
         k = self.k
         precision = (found.precision * self._unscale).to(z.dtype)
         mean = found.mean.to(z.dtype)
-        second = (
-            torch.cholesky_inverse(found.factor.to(z.dtype)) + mean[..., None] * mean[:, :, None]
-        )
+        inverse = torch.cholesky_inverse(found.factor.to(z.dtype))
+        second = inverse + mean[..., None] * mean[:, :, None]
         small = z.new_empty((len(z), self.d - 1, k + self.d))
         small[:, :, :k] = (mean * precision[:, :, None]).mT[:, :-1]
         if k == 1:
             torch.mul(second[:, 0, :-1], -precision[:, :, None], out=small[:, :, 1:])
         else:
             small[:, :, k:] = (second[:, :, :-1] * -precision[:, :, None, None]).sum(1)
-        if self.act.keeps_input or self._root is not None:
+        if self.act.keeps_input or found.root is not None:
             by_h = torch.bmm(small, found.rows)
-            if self._root is not None:
-                by_h *= _of(self._root, chains)
-            self.act.backward(by_h, z, z)
+            if found.root is not None:
+                by_h *= found.root
         else:
-            torch.bmm(small, found.rows, out=z)
-            self.act.backward(z, found.rows[:, k:-1], z)
+            by_h = torch.bmm(small, found.rows, out=z)
+        saved = z if self.act.keeps_input else found.plain[:, :-1]
+        self.act.backward(by_h, saved, z)
         return z
+
+    def _backward_with_noise(
+        self, found: _Output, z: Tensor, chains: slice, params: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same where the noise depends on the row, and the derivative by its weights."""
+        assert found.root is not None and found.sigma is not None
+        mean = found.mean.to(z.dtype)
+        inverse = torch.cholesky_inverse(found.factor[:, 0].to(z.dtype))
+        y, features = found.rows[:, :1], found.rows[:, 1:]
+        residuals = torch.baddbmm(y, mean, features, alpha=-1.0)
+        by_features = torch.bmm(inverse, features)
+        leverage = (features * by_features).sum(1, keepdim=True)
+        torch.baddbmm(by_features, mean.mT, residuals, beta=-1.0, out=by_features)
+        by_features *= found.root
+        raw = torch.bmm(params[:, None], found.plain)
+        slope = self.likelihood.noise_slope(raw, 1) / found.sigma
+        expected = residuals * residuals + leverage
+        weight = 1.0 if self._weight is None else _of(self._weight, chains)
+        by_raw = (expected - weight) * slope
+        by_h = torch.baddbmm(by_features[:, :-1], params[:, :-1, None], by_raw)
+        by_h *= self._unscale
+        saved = z if self.act.keeps_input else found.plain[:, :-1]
+        self.act.backward(by_h, saved, z)
+        return z, torch.bmm(by_raw, found.plain.mT)[:, 0]
 
     def _squares(self, found: _Output) -> Tensor:
         """Weighted sum of squared residuals at the mean, (chains, k)."""
@@ -281,11 +328,22 @@ class CollapsedLogPosterior:
         residuals = torch.baddbmm(y, found.mean.to(y.dtype), features, alpha=-1.0).double()
         return torch.linalg.vecdot(residuals, residuals)
 
-    def _at_mean(self, found: _Output) -> Tensor:
-        """The prior's exponent at the mean and the volume around it, (chains,)."""
+    def _value(self, found: _Output, squares: Tensor, chains: slice, params: Tensor) -> Tensor:
+        """Log likelihood at the mean of b, its log prior, and the volume around it, (chains,)."""
         exponent = (found.mean**2 * self._output_precision).sum((1, 2))
-        half_log_det = found.factor.diagonal(dim1=2, dim2=3).log().sum((1, 2))
-        return -0.5 * exponent - half_log_det
+        value = -0.5 * exponent - _half_log_det(found.factor)
+        if found.sigma is None:
+            return value + self.likelihood.finish(squares, params, self._total(chains))
+        logs = found.sigma.double().log()
+        if self._weight is not None:
+            logs = logs * _of(self._weight, chains)
+        total = self._total(chains)
+        return value - 0.5 * squares[:, 0] - logs.sum((1, 2)) - 0.5 * LOG_2PI * total
+
+    def _total(self, chains: slice) -> Tensor | float:
+        """Sum of the rows' weights."""
+        total = self.whole._total
+        return _of(total, chains) if isinstance(total, Tensor) else total
 
     def _spread(self, found: _Output) -> Tensor:
         """What b's variance adds to the expected sum of squares, (chains, k)."""
@@ -294,12 +352,20 @@ class CollapsedLogPosterior:
 
 
 class _Output(NamedTuple):
-    """The output layer's posterior given all else; k outputs, d = units + 1 weights of each."""
+    """The posterior of b given all else; k outputs, d = units + 1 weights of each."""
 
-    mean: Tensor  # (chains, k, d), float64 as all but the last
-    factor: Tensor  # (chains, k, d, d), Cholesky's of the precision
-    precision: Tensor  # (chains or 1, k), of the noise
-    rows: Tensor  # see `CollapsedLogPosterior._features`
+    mean: Tensor  # (chains, k, d), float64
+    factor: Tensor  # (chains, k, d, d), Cholesky's of the precision, float64
+    precision: Tensor  # (chains or 1, k), of the noise, float64
+    plain: Tensor  # (chains, d, n), [hidden values | 1]
+    rows: Tensor  # (chains, k + d, n), [y | hidden values | 1], all of it times root
+    root: Tensor | None  # (chains or 1, 1, n), root of a row's weight over its own noise
+    sigma: Tensor | None  # (chains, 1, n), noise of the rows where it is not that of all
+
+
+def _half_log_det(factor: Tensor) -> Tensor:
+    """Half the log determinant of all precisions of a chain, (chains,)."""
+    return factor.diagonal(dim1=2, dim2=3).log().sum((1, 2))
 
 
 def _of(values: Tensor, chains: slice) -> Tensor:
@@ -307,5 +373,6 @@ def _of(values: Tensor, chains: slice) -> Tensor:
     return values if len(values) == 1 else values[chains]
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _joined(parts: list[Tensor]) -> list[Tensor]:
+    """Blocks of chains put together, as a list of one."""
+    return parts if len(parts) == 1 else [torch.cat(parts)]

@@ -207,6 +207,12 @@ class Normal(Likelihood):
         shape[axis] = -1
         return self._scale(raw).view(shape) * (self.floor + softplus(raw + self.raw_shift))
 
+    def noise_slope(self, raw: Tensor, axis: int) -> Tensor:
+        """Derivative of `noise_std` by the raw parameters."""
+        shape = [1] * raw.dim()
+        shape[axis] = -1
+        return self._scale(raw).view(shape) * torch.sigmoid(raw + self.raw_shift)
+
     def log_prior_and_grad(self, params):
         if not self.learned:
             return super().log_prior_and_grad(params)
@@ -260,15 +266,14 @@ class Normal(Likelihood):
             n = n[:, None]
         exact = params.double()
         sigma = self.noise_std(exact, 1)
-        slope = torch.sigmoid(exact + self.raw_shift) * self._scale(exact)  # d sigma / d r
+        slope = self.noise_slope(exact, 1)
         return ((statistic * sigma**-2 - n) / sigma * slope).to(params.dtype)
 
     def _heteroscedastic_gradient(self, outputs, y, weight=None):
         mean, raw = outputs[:, : self.n_outputs], outputs[:, self.n_outputs :]
         sigma = self.noise_std(raw, 1)
         z = (y - mean) / sigma
-        slope = torch.sigmoid(raw + self.raw_shift) * self._scale(raw).view(1, -1, 1)
-        outputs[:, self.n_outputs :] = (z * z - 1.0) / sigma * slope
+        outputs[:, self.n_outputs :] = (z * z - 1.0) / sigma * self.noise_slope(raw, 1)
         outputs[:, : self.n_outputs] = z / sigma
         return outputs if weight is None else outputs.mul_(weight)
 
