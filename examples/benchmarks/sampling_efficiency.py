@@ -38,10 +38,15 @@ N_HIDDEN, NOISE, N_CHAINS = 50, 0.3, 4
 REFERENCE = Path(__file__).parent / "data" / "airfoil_reference.json"
 
 OURS = {
-    "nuts": {"n_warmup": 300, "n_draws": 300},
-    "hmc": {"n_warmup": 300, "n_draws": 500, "trajectory_length": 6.0, "max_leapfrog": 300},
-    "adjusted_mclmc": {"n_warmup": 300, "n_draws": 500},
-    "mclmc": {"n_warmup": 300, "n_draws": 500},
+    "hmc": {"n_warmup": 150, "n_draws": 1000, "trajectory_length": 6.0, "max_leapfrog": 60},
+    "adjusted_mclmc": {
+        "n_warmup": 150,
+        "n_draws": 1000,
+        "trajectory_length": 60.0,
+        "max_leapfrog": 60,
+    },
+    "mclmc": {"n_warmup": 200, "n_draws": 2000, "n_leapfrog": 15, "energy_variance": 2e-2},
+    "nuts": {"n_warmup": 150, "n_draws": 300},
     "mala": {},
     "metropolis": {},
 }
