@@ -81,6 +81,27 @@ class GaussianTarget:
         return (root @ streams.normal(self.n_params, 1, dtype=self.dtype))[:, :, 0]
 
 
+class Mixture(GaussianTarget):
+    """Two unit normals ``apart`` deviations from each other; the right one weighs ``weight``."""
+
+    def __init__(self, apart, weight=0.7, d=3):
+        super().__init__(np.zeros(d), np.eye(d))
+        self.half, self.weight = 0.5 * apart, weight
+
+    def value_and_grad(self, theta):
+        x = theta[:, 0].double()
+        odds = np.log(self.weight / (1 - self.weight)) + 2.0 * self.half * x
+        right = torch.sigmoid(odds)
+        value = -0.5 * (theta.double() ** 2).sum(1) - self.half * x
+        value = value + torch.nn.functional.softplus(odds)
+        grad = -theta.clone()
+        grad[:, 0] += (self.half * (2.0 * right - 1.0)).to(theta.dtype)
+        return value, grad
+
+    def __call__(self, theta):
+        return self.value_and_grad(theta)[0]
+
+
 def correlated(d, seed=0, condition=10.0, **kwargs):
     """A Gaussian target whose axes are rotated and of unequal length."""
     rng = np.random.default_rng(seed)

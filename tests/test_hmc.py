@@ -1,18 +1,17 @@
 """Hamiltonian Monte Carlo: integrator, invariance, tuning, runs, and a logistic regression."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gaussian_target import CPU, check_moments, correlated, mcse_of_mean
+from gaussian_target import CPU, check_moments, correlated
 
 from skbayes.inference import HMC, Streams
 from skbayes.inference.adaptation import DualAveraging, RunningVariance, windows
 from skbayes.inference.hmc import _HMCKernel
 from skbayes.inference.metric import DiagonalMetric
-from skbayes.model import Bernoulli, Inputs, LogPosterior, MLPNetwork, Normal, NormalPrior
+from skbayes.model import Inputs, LogPosterior, MLPNetwork, Normal, NormalPrior
 
 REFERENCE = Path(__file__).parent / "data" / "logistic_reference.json"
 
@@ -265,30 +264,3 @@ def test_starts():
     bad = torch.full_like(theta0, torch.nan)
     with pytest.raises(ValueError, match="not finite"):
         method.run(target, bad, Streams(0, 3))
-
-
-# ---------------------------------------------------------------------- logistic regression
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_logistic_regression_against_numpyro(dtype):
-    """Means and squares against those of NumPyro's NUTS, see examples/benchmarks."""
-    reference = json.loads(REFERENCE.read_text())
-    X, y = np.array(reference["X"]), np.array(reference["y"])
-    network = MLPNetwork(X.shape[1], (), 1, "tanh")
-    kw = {"dtype": dtype, "device": CPU}
-    prior = NormalPrior(scale=reference["prior_scale"]).build(network)
-    target = LogPosterior(
-        network, Bernoulli(), prior, Inputs(X, **kw), torch.as_tensor(y[None, None], **kw)
-    )
-    posterior = HMC(n_chains=16, n_warmup=150, n_draws=200).run(target, None, Streams(4, 16))
-    mean = np.array(reference["mean"])
-    centred = posterior.draws.astype(np.float64) - mean
-    assert np.all(mcse_of_mean(centred) < 0.03 * np.array(reference["sd"]))
-    for values, expected, error in (
-        (centred, 0.0, reference["mcse_mean"]),
-        (centred**2, reference["square"], reference["mcse_square"]),
-    ):
-        combined = np.hypot(mcse_of_mean(values), error)
-        z = (values.mean((0, 1)) - expected) / combined
-        assert np.all(np.abs(z) < 4), z

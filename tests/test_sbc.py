@@ -43,9 +43,11 @@ def p_values(sbc, ranks):
 
 
 @pytest.mark.slow
-def test_ranks_are_uniform(sbc):
+@pytest.mark.parametrize("sampler", ["hmc", "hmc-whole", "nuts"])
+def test_ranks_are_uniform(sbc, sampler):
     """Short form of the benchmark; three quantities, two tests of each, one in a thousand."""
-    ranks = [sbc.replicate(seed, n_warmup=100, thin=4) for seed in range(1000, 1012)]
+    settings = {"n_warmup": 60, "thin": 2} if sampler == "nuts" else {"n_warmup": 100, "thin": 4}
+    ranks = [sbc.replicate(s, sampler=sampler, **settings) for s in range(1000, 1012)]
     p = p_values(sbc, ranks)
     assert min(p.values()) > 1e-3, p
 

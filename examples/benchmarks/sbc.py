@@ -1,4 +1,4 @@
-"""Simulation-based calibration of HMC on a small network with learned noise.
+"""Simulation-based calibration of HMC and NUTS on a small network with learned noise.
 
 Talts, Betancourt, Simpson, Vehtari and Gelman (2018): draw theta from the prior and y from the
 likelihood, sample the posterior given y, and rank a quantity at the true theta among its
@@ -8,15 +8,17 @@ of y, the function at a new x, and the noise.
 
 The network has 1 input, one layer of 2 tanh units, N(0, 1) on every weight and the package's
 prior on the noise; 8 rows. There is no standardiser, since one that looks at y would change the
-prior. Each replicate runs 64 chains of HMC from prior draws, 150 + 16 iterations; every 8th
-iteration is kept, 128 near-independent draws in all, so a rank is one of 0 to 128. Many short
-chains cost little more than few here, as all move in one batch.
+prior. Each replicate runs 64 chains from prior draws, 150 + 16 iterations; every 8th iteration is
+kept, 128 near-independent draws in all, so a rank is one of 0 to 128. Many short chains cost
+little more than few here, as all move in one batch. The output layer is integrated out, unless the
+sampler's name ends in ``-whole``.
 
 Uniformity is tested by chi-squared in ten bins, and by the largest distance of the ranks'
 empirical distribution function from the uniform one, whose distribution is simulated.
 
     python examples/benchmarks/sbc.py --out sbc.jsonl  # 200 replicates, five to ten minutes
     python examples/benchmarks/sbc.py --quick          # 24 replicates, half a minute
+    python examples/benchmarks/sbc.py --sampler nuts
 
 With --out, each replicate's ranks are appended to the file as they come, and a run that was
 stopped goes on from them. The last line of the output is one JSON object with all figures.
@@ -36,9 +38,10 @@ import numpy as np
 import scipy
 import torch
 from scipy import stats
+from sklearn.base import clone
 
 import skbayes
-from skbayes.inference import HMC, Streams
+from skbayes.inference import HMC, NUTS, Streams
 from skbayes.model import Inputs, LogPosterior, MLPNetwork, Normal, NormalPrior
 
 N_ROWS, N_INPUTS, HIDDEN = 8, 1, (2,)
@@ -46,6 +49,11 @@ N_CHAINS, KEPT_PER_CHAIN = 64, 2
 N_RANKS = N_CHAINS * KEPT_PER_CHAIN + 1
 QUANTITIES = ("log_likelihood", "function", "noise")
 N_BINS = 10
+SAMPLERS = {
+    "hmc": HMC(trajectory_length=2.0, max_leapfrog=60, target_accept=0.7),
+    "hmc-whole": HMC(trajectory_length=2.0, max_leapfrog=60, target_accept=0.7, marginalize=False),
+    "nuts": NUTS(max_tree_depth=6),
+}
 
 
 def simulate(seed):
@@ -76,25 +84,18 @@ def quantities(target, theta, new):
     return torch.stack(parts, 1).numpy()
 
 
-def replicate(seed, n_warmup=150, thin=8, sampler=None):
+def replicate(seed, n_warmup=150, thin=8, sampler="hmc"):
     """Return the ranks of the true quantities among those of the posterior draws.
 
-    ``sampler``, if given, replaces HMC: ``sampler(target, streams)`` returns draws
+    ``sampler`` is one of SAMPLERS, or a function: ``sampler(target, streams)`` returns draws
     (n_chains, n_draws, d).
     """
     target, true, new = simulate(seed)
     streams = Streams(seed, N_CHAINS, key=(3,))
-    if sampler is None:
+    if isinstance(sampler, str):
         # chains must not start at the truth; prior draws know nothing of it
-        method = HMC(
-            n_chains=N_CHAINS,
-            n_warmup=n_warmup,
-            n_draws=KEPT_PER_CHAIN,
-            thin=thin,
-            trajectory_length=2.0,
-            max_leapfrog=60,
-            target_accept=0.7,
-            init="prior",
+        method = clone(SAMPLERS[sampler]).set_params(
+            n_chains=N_CHAINS, n_warmup=n_warmup, n_draws=KEPT_PER_CHAIN, thin=thin, init="prior"
         )
         draws = method.run(target, None, streams).draws
     else:
@@ -144,12 +145,13 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="24 replicates of shorter chains")
     parser.add_argument("--n-replicates", type=int, help="default 200, or 24 with --quick")
+    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="hmc")
     parser.add_argument("--out", type=Path, help="file of ranks to append to and to go on from")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = {"n_warmup": 150, "thin": 8}
+    settings = {"n_warmup": 150, "thin": 8, "sampler": arguments.sampler}
     if arguments.quick:
-        settings = {"n_warmup": 100, "thin": 5}
+        settings |= {"n_warmup": 100, "thin": 5}
     n_replicates = arguments.n_replicates or (24 if arguments.quick else 200)
 
     known = read(arguments.out, settings)
