@@ -82,11 +82,11 @@ class HMC(ChainMethod):
         of the warm-up reach furthest. The second costs more per step, and needs a warm-up long
         enough to know these directions.
     marginalize : bool or "auto", default="auto"
-        Whether the output layer is integrated out, exactly, and drawn given all else for each
-        draw kept: the same posterior in fewer dimensions, which mixes several times faster. It
-        needs normal noise of one deviation for all rows, and a `NormalPrior`. "auto" does so
-        where that holds and the last hidden layer has at most 64 units, since the cost of a
-        gradient grows with their square.
+        Whether the output layer (with heteroscedastic noise the mean's part of it) is integrated
+        out, exactly, and drawn given all else for each draw kept: the same posterior in fewer
+        dimensions, which mixes several times faster. It needs normal noise, of a single output
+        if heteroscedastic, and a `NormalPrior`. "auto" does so where that holds and the last
+        hidden layer has at most 64 units, since the cost of a gradient grows with their square.
     init : Method, "prior" or None, default=None
         Where chains start: at the members that another method fits, at draws from the prior, or
         (None) at the members of an `Ensemble`.
