@@ -102,9 +102,13 @@ class CollapsedLogPosterior:
         self._minus_precision = torch.as_tensor(-of_rest, dtype=self.dtype, **on_device)
         self._constant = -float(np.log(scales).sum()) - 0.5 * LOG_2PI * len(of_rest)
         # Sums in float32 leave an error of about n / sigma^2 times its precision in A, next to S's.
-        self._small_noise = True
-        if isinstance(self.likelihood.noise, np.ndarray):
-            self._small_noise = self.whole.total_weight / self.likelihood.noise.min() ** 2 > 1e6
+        self._small_noise, self._fixed_precision = True, None
+        if self.likelihood.heteroscedastic:
+            self._fixed_precision = torch.ones((1, 1), **exact)
+        elif not self.likelihood.learned:
+            fixed = np.asarray(self.likelihood.noise) ** -2.0
+            self._small_noise = log_posterior.total_weight * fixed.max() > 1e6
+            self._fixed_precision = torch.as_tensor(fixed, **exact)[None]
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -232,12 +236,9 @@ class CollapsedLogPosterior:
 
     def _precision(self, params: Tensor) -> Tensor:
         """Precision of the noise, (chains or 1, k) in float64; that of rows is in the rows."""
-        if self.likelihood.heteroscedastic:
-            return torch.ones((1, 1), dtype=torch.float64, device=params.device)
-        if self.likelihood.learned:
+        if self._fixed_precision is None:
             return self.likelihood.noise_std(params.double(), 1) ** -2
-        fixed = self.likelihood.noise
-        return torch.as_tensor(fixed, dtype=torch.float64, device=params.device)[None] ** -2
+        return self._fixed_precision
 
     def _features(
         self, z: Tensor, chains: slice, params: Tensor
