@@ -50,7 +50,13 @@ PEER_WARMUPS = (5_000, 15_000, 50_000)  # the last is the paper's
 OURS = {
     "mclmc": (
         "mclmc",
-        {"n_chains": 10, "n_warmup": 100, "n_draws": 100},
+        {
+            "n_chains": 10,
+            "n_warmup": 100,
+            "n_draws": 100,
+            "n_leapfrog": 60,
+            "energy_variance": 1e-2,
+        },
         {"hidden_layer_sizes": (16,) * 4},
     ),
     "hmc": (
