@@ -1,4 +1,4 @@
-"""Microcanonical dynamics: reversibility, volume, energy errors, and the bias of mclmc."""
+"""The dynamics of inference/microcanonical.py: reversibility, volume, energy; the bias of mclmc."""
 
 import numpy as np
 import pytest

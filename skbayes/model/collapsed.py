@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skbayes.model.activations import ACTIVATIONS
 from skbayes.model.likelihoods import LOG_2PI, Normal
-from skbayes.model.log_posterior import LogPosterior
+from skbayes.model.log_posterior import Density, LogPosterior
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import BoundNormal
 
@@ -31,7 +31,7 @@ def why_not(log_posterior) -> str | None:
     return None
 
 
-class CollapsedLogPosterior:
+class CollapsedLogPosterior(Density):
     r"""The marginal log posterior of all parameters but the weights that the mean is linear in.
 
     Given the hidden layers and the noise, a network's mean is linear in the weights b of its
@@ -71,6 +71,7 @@ class CollapsedLogPosterior:
             raise ValueError(f"The output layer cannot be integrated out: {reason}.")
         assert isinstance(log_posterior.likelihood, Normal)
         self.whole, self.likelihood = log_posterior, log_posterior.likelihood
+        self.inputs = log_posterior.inputs
         network = log_posterior.network
         layer, sizes = network.layers[-1], [one.fan_out for one in network.layers[:-1]]
         self.d, self.k = layer.fan_in + 1, self.likelihood.n_outputs
@@ -111,29 +112,9 @@ class CollapsedLogPosterior:
             self._fixed_precision = torch.as_tensor(fixed, **exact)[None]
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Float type of theta."""
-        return self.whole.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where theta lives."""
-        return self.whole.device
-
     def __call__(self, theta: Tensor) -> Tensor:
         """Log posterior (n_chains,) in float64."""
         return self.value_and_grad(theta)[0]
-
-    def grad(self, theta: Tensor) -> Tensor:
-        """Gradient (n_chains, n_params), a little cheaper than with value."""
-        return self._evaluate(theta, with_value=False)[1]
-
-    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Log posterior (n_chains,) in float64 and its gradient (n_chains, n_params)."""
-        value, grad = self._evaluate(theta, with_value=True)
-        assert value is not None
-        return value, grad
 
     def reduce(self, theta: Tensor) -> Tensor:
         """Leave b out of theta (n_chains, n_params of the whole)."""
@@ -158,7 +139,7 @@ class CollapsedLogPosterior:
             Its log posterior, in float64.
         """
         value = self(theta) if value is None else value
-        z = self.hidden.forward(theta[:, : self.cut], self.whole.inputs)
+        z = self.hidden.forward(theta[:, : self.cut], self.inputs)
         found = self._solve(z, slice(0, len(theta)), theta[:, self.cut :])
         normal = streams.normal(self.k, self.d, 1, dtype=torch.float64, device=self.device)
         # A = L L', so that L'^-1 z has the covariance A^-1
@@ -172,7 +153,7 @@ class CollapsedLogPosterior:
     # ------------------------------------------------------------------ parts
 
     def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
-        inputs, likelihood = self.whole.inputs, self.likelihood
+        inputs, likelihood = self.inputs, self.likelihood
         net, params = theta[:, : self.cut], theta[:, self.cut :]
         values: list[Tensor] = []  # of blocks of chains, and their gradients by params
         slopes: list[Tensor] = []
@@ -219,7 +200,7 @@ class CollapsedLogPosterior:
         z is (chains, units, n), with all rows; it is left as the way back wants it.
         """
         k = self.k
-        plain, rows, root, sigma = self._features(z, chains, params)
+        plain, rows, root, raw, sigma = self._features(z, chains, params)
         wide = rows.double() if self._small_noise else rows
         sums = torch.bmm(wide[:, k:], wide.mT).double()
         precision = self._precision(params)
@@ -232,7 +213,7 @@ class CollapsedLogPosterior:
         factor = torch.linalg.cholesky_ex(matrix).L
         right = sums[:, :, :k].mT * precision[:, :, None]
         mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
-        return _Output(mean, factor, precision, plain, rows, root, sigma)
+        return _Output(mean, factor, precision, plain, rows, root, raw, sigma)
 
     def _precision(self, params: Tensor) -> Tensor:
         """Precision of the noise, (chains or 1, k) in float64; that of rows is in the rows."""
@@ -242,8 +223,8 @@ class CollapsedLogPosterior:
 
     def _features(
         self, z: Tensor, chains: slice, params: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The first three rows of `_Output` that are not of b, and the noise of rows."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """What `_Output` has of the rows of X: its last five fields."""
         k = self.k
         key = (chains.start, len(z), z.shape[2])
         weighted = self._weight is not None or self.likelihood.heteroscedastic
@@ -260,16 +241,17 @@ class CollapsedLogPosterior:
             z.mul_(self._scale)
         self.act.forward(z, plain[:, :-1])
         if not weighted:
-            return plain, rows, None, None
+            return plain, rows, None, None, None
         root = None if self._weight is None else _of(self._weight, chains).sqrt()
-        sigma = None
+        raw = sigma = None
         if self.likelihood.heteroscedastic:
-            sigma = self.likelihood.noise_std(torch.bmm(params[:, None], plain), 1)
+            raw = torch.bmm(params[:, None], plain)
+            sigma = self.likelihood.noise_std(raw, 1)
             root = sigma.reciprocal() if root is None else root / sigma
         assert root is not None
         torch.mul(plain, root, out=rows[:, k:])
         rows[:, :k] = _of(self.whole.y, chains) * root
-        return plain, rows, root, sigma
+        return plain, rows, root, raw, sigma
 
     def _backward(self, found: _Output, z: Tensor) -> Tensor:
         r"""Derivative by the last hidden layer's input, written into z.
@@ -303,7 +285,7 @@ class CollapsedLogPosterior:
         self, found: _Output, z: Tensor, chains: slice, params: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The same where the noise depends on the row, and the derivative by its weights."""
-        assert found.root is not None and found.sigma is not None
+        assert found.root is not None and found.raw is not None and found.sigma is not None
         mean = found.mean.to(z.dtype)
         inverse = torch.cholesky_inverse(found.factor[:, 0].to(z.dtype))
         y, features = found.rows[:, :1], found.rows[:, 1:]
@@ -312,8 +294,7 @@ class CollapsedLogPosterior:
         leverage = (features * by_features).sum(1, keepdim=True)
         torch.baddbmm(by_features, mean.mT, residuals, beta=-1.0, out=by_features)
         by_features *= found.root
-        raw = torch.bmm(params[:, None], found.plain)
-        slope = self.likelihood.noise_slope(raw, 1) / found.sigma
+        slope = self.likelihood.noise_slope(found.raw, 1) / found.sigma
         expected = residuals * residuals + leverage
         weight = 1.0 if self._weight is None else _of(self._weight, chains)
         by_raw = (expected - weight) * slope
@@ -361,6 +342,7 @@ class _Output(NamedTuple):
     plain: Tensor  # (chains, d, n), [hidden values | 1]
     rows: Tensor  # (chains, k + d, n), [y | hidden values | 1], all of it times root
     root: Tensor | None  # (chains or 1, 1, n), root of a row's weight over its own noise
+    raw: Tensor | None  # (chains, 1, n), the network's output for the noise of the rows
     sigma: Tensor | None  # (chains, 1, n), noise of the rows where it is not that of all
 
 

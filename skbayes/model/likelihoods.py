@@ -203,15 +203,11 @@ class Normal(Likelihood):
 
     def noise_std(self, raw: Tensor, axis: int) -> Tensor:
         """Noise for raw parameters whose outputs lie along ``axis``."""
-        shape = [1] * raw.dim()
-        shape[axis] = -1
-        return self._scale(raw).view(shape) * (self.floor + softplus(raw + self.raw_shift))
+        return self._scale(raw, axis) * (self.floor + softplus(raw + self.raw_shift))
 
     def noise_slope(self, raw: Tensor, axis: int) -> Tensor:
         """Derivative of `noise_std` by the raw parameters."""
-        shape = [1] * raw.dim()
-        shape[axis] = -1
-        return self._scale(raw).view(shape) * torch.sigmoid(raw + self.raw_shift)
+        return self._scale(raw, axis) * torch.sigmoid(raw + self.raw_shift)
 
     def log_prior_and_grad(self, params):
         if not self.learned:
@@ -277,8 +273,11 @@ class Normal(Likelihood):
         outputs[:, : self.n_outputs] = z / sigma
         return outputs if weight is None else outputs.mul_(weight)
 
-    def _scale(self, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        return torch.as_tensor(self.scale, dtype=dtype or like.dtype, device=like.device)
+    def _scale(self, like: Tensor, axis: int) -> Tensor:
+        """The scale of y, with the outputs along an axis."""
+        shape = [1] * like.dim()
+        shape[axis] = -1
+        return torch.as_tensor(self.scale, dtype=like.dtype, device=like.device).view(shape)
 
     def _fixed(self, like: Tensor) -> _FixedNoise:
         """Constants of fixed noise as tensors, made once."""

@@ -53,7 +53,37 @@ class Layout:
         return {**out, **self.likelihood.constrain(params), **self.prior.constrain(hyper)}
 
 
-class LogPosterior:
+class Density:
+    """What samplers ask of their target: a log density and its gradient, for all chains at once."""
+
+    inputs: Inputs
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of theta."""
+        return self.inputs.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where theta lives."""
+        return self.inputs.device
+
+    def grad(self, theta: Tensor) -> Tensor:
+        """Gradient (n_chains, n_params) of the log posterior, a little cheaper than with value."""
+        return self._evaluate(theta, with_value=False)[1]
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log posterior (n_chains,) in float64 and its gradient (n_chains, n_params)."""
+        value, grad = self._evaluate(theta, with_value=True)
+        assert value is not None
+        return value, grad
+
+    def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
+        """Value, unless it is not asked for, and gradient."""
+        raise NotImplementedError("abstract")
+
+
+class LogPosterior(Density):
     r"""Log likelihood plus log prior of the full data, summed, for many chains at once.
 
     .. math:: \log p(\theta \mid D) = \sum_i w_i \log p(y_i \mid x_i, \theta) + \log p(\theta)
@@ -123,16 +153,6 @@ class LogPosterior:
             self._weight_sum = self.weight.sum(1, dtype=torch.float64)
         return self._weight_sum
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Float type of theta."""
-        return self.inputs.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where theta lives."""
-        return self.inputs.device
-
     def __call__(self, theta: Tensor) -> Tensor:
         """Log posterior (n_chains,) in float64."""
         return self.log_likelihood(theta) + self._prior_terms(theta)[0]
@@ -157,16 +177,6 @@ class LogPosterior:
         out.weight = keep if self.weight is None else self.weight * keep
         out._weight_sum = out._constants = None
         return out
-
-    def grad(self, theta: Tensor) -> Tensor:
-        """Gradient (n_chains, n_params) of the log posterior, a little cheaper than with value."""
-        return self._evaluate(theta, with_value=False)[1]
-
-    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Log posterior (n_chains,) in float64 and its gradient (n_chains, n_params)."""
-        value, grad = self._evaluate(theta, with_value=True)
-        assert value is not None
-        return value, grad
 
     def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
         net, params, hyper = self._split(theta)
