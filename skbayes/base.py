@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skbayes.diagnostics import diagnose, warnings_for
 from skbayes.inference import METHODS, Streams
+from skbayes.inference.auto import choose
 from skbayes.inference.checkpoint import Checkpoint, check_checkpoint, fingerprint
 from skbayes.inference.groups import resumable, run_method
 from skbayes.inference.kernel import ChainMethod
@@ -76,9 +77,6 @@ class BayesianEstimator(BaseEstimator):
                 _check_is_object(name, params.get(name, getattr(self, name)), key)
         return super().set_params(**params)
 
-    default_prior_scale = 1.0
-    """Scale of the normal prior (by fan-in) that ``prior=None`` stands for."""
-
     posterior_: Posterior
     _layout: Layout
 
@@ -117,6 +115,7 @@ class BayesianEstimator(BaseEstimator):
         check_choice("standardize", self.standardize, (True, False, "X", "y"))
         check_n_jobs(self.n_jobs)
         self._check_model()
+        method = resolve_method(self.method)
         again = self.warm_start and hasattr(self, "posterior_")
         X, y = validate_data(
             self,
@@ -127,8 +126,6 @@ class BayesianEstimator(BaseEstimator):
             multi_output=True,
             reset=not again,
         )
-        method = resolve_method(self.method, X.shape, is_classifier(self))
-        check_checkpoint(checkpoint, method, self.random_state)
         weight = check_sample_weight(sample_weight, X.shape[0])
         targets, weight = self._encode_y(y, weight, again)
         if not again:
@@ -150,6 +147,8 @@ class BayesianEstimator(BaseEstimator):
             torch.as_tensor(targets[None], dtype=dtype, device=device),
             None if weight is None else torch.as_tensor(weight[None], dtype=dtype, device=device),
         )
+        method = choose(target) if method is None else method
+        check_checkpoint(checkpoint, method, self.random_state)
         seed = draw_seed(self.random_state)
         data = fingerprint(X, y, weight, dtype) if isinstance(method, ChainMethod) else None
         theta0 = state = store = None
@@ -340,7 +339,7 @@ class BayesianEstimator(BaseEstimator):
         return layout, theta.numpy(), outputs.numpy()
 
     def _default_prior(self) -> Prior:
-        return NormalPrior(scale=self.default_prior_scale, fan_in=True)
+        return NormalPrior(scale=2.0, fan_in=True)
 
     def _check_model(self) -> None:
         """Check the parameters of the model."""

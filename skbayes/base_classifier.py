@@ -23,8 +23,6 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
-    default_prior_scale = 2.0
-
     classes_: np.ndarray
     _multilabel: bool
 

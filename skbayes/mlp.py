@@ -44,7 +44,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``, or
         an object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
         ``"auto"`` is ``"anchored"``, or an ensemble of modes where X has at least as many
-        features as rows.
+        features as rows, see `skbayes.inference.auto.choose`.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
         ``NormalPrior(scale=2.0, fan_in=True)``.
@@ -159,13 +159,14 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
         ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``, or
         an object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
-        ``"auto"`` is ``"anchored"``.
+        ``"auto"`` is ``"mclmc"`` with short chains up to 10,000 rows where the output layer can be
+        integrated out, else ``"anchored"``, see `skbayes.inference.auto.choose`.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
-        ``NormalPrior(scale=1.0, fan_in=True)``.
-    noise : {"learned", "heteroscedastic"}, float or array-like, default="learned"
-        Standard deviation of the noise: inferred with the weights, a function of x, or a number
-        (or one per output) in the units of y.
+        ``NormalPrior(scale=2.0, fan_in=True)``.
+    noise : {"learned", "heteroscedastic"}, float or array-like, default="heteroscedastic"
+        Standard deviation of the noise: one inferred with the weights, a function of x inferred
+        with them, or a number (or one per output) in the units of y.
     standardize : {True, False, "X", "y"}, default=True
         Whether X and y are brought to mean zero and deviation one (True), neither (False), or one
         of them. Predictions are in the units of y in every case.
@@ -192,7 +193,8 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
     posterior_ : Posterior
         The draws.
     noise_std_ : float or ndarray of shape (n_outputs,)
-        Posterior mean of the noise's standard deviation in the units of y.
+        Posterior mean of the noise's standard deviation in the units of y; not where the noise is
+        heteroscedastic.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -232,7 +234,7 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         *,
         method="auto",
         prior=None,
-        noise="learned",
+        noise="heteroscedastic",
         standardize=True,
         device="cpu",
         dtype="float32",

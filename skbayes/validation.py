@@ -10,21 +10,21 @@ import torch
 from sklearn.utils import check_random_state
 
 from skbayes.inference import METHODS, Method
-from skbayes.inference.auto import choose
 from skbayes.model.activations import ACTIVATIONS
 from skbayes.model.priors import PRIORS, Prior
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def resolve_method(method, shape: tuple[int, int], classes: bool) -> Method:
+def resolve_method(method) -> Method | None:
     """Turn ``method=`` (a string or an object) into a checked method object.
 
-    What "auto" stands for depends on the shape of X and on whether y are labels.
+    None is "auto", which is chosen when data and network are known
+    (`skbayes.inference.auto.choose`).
     """
     if isinstance(method, str):
         if method == "auto":
-            return choose(*shape, classes)
+            return None
         if method not in METHODS:
             raise ValueError(
                 f"method={method!r} is not known; allowed are 'auto', "
