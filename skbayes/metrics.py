@@ -181,7 +181,7 @@ def log_density_draws(estimator, X, y):
     >>> from skbayes import BayesianMLPRegressor
     >>> from skbayes.metrics import log_density_draws
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> reg = BayesianMLPRegressor((), random_state=0).fit(X, y)
+    >>> reg = BayesianMLPRegressor((), method="anchored", random_state=0).fit(X, y)
     >>> log_density_draws(reg, X, y).shape  # 16 members of one draw each
     (16, 1, 442)
     """
@@ -242,7 +242,7 @@ def cumulative_log_predictive_density(estimator, X, y):
     >>> from skbayes import BayesianMLPRegressor
     >>> from skbayes.metrics import cumulative_log_predictive_density
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> reg = BayesianMLPRegressor((5,), random_state=0).fit(X, y)
+    >>> reg = BayesianMLPRegressor((5,), method="anchored", random_state=0).fit(X, y)
     >>> cumulative_log_predictive_density(reg, X, y).pooled.shape  # by the number of members
     (16,)
     """

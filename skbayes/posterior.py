@@ -186,7 +186,7 @@ class Posterior:
         >>> from sklearn.datasets import load_diabetes
         >>> from skbayes import BayesianMLPRegressor
         >>> X, y = load_diabetes(return_X_y=True)
-        >>> reg = BayesianMLPRegressor((5,), random_state=0).fit(X, y)
+        >>> reg = BayesianMLPRegressor((5,), method="ensemble", noise="learned").fit(X, y)
         >>> data = reg.posterior_.to_arviz()  # doctest: +SKIP
         """
         try:

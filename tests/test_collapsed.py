@@ -212,13 +212,14 @@ def test_where_it_is_possible_and_where_not():
         with pytest.warns(UserWarning):
             return model.fit(x, y)
 
-    reg = BayesianMLPRegressor((5,))
+    reg = BayesianMLPRegressor((5,), noise="learned")
     fitted(reg)
     assert reg.posterior_.draws.shape == (2, 5, 17)  # 10 + 6, and the noise
     assert reg.posterior_.adapted["inverse_mass"].shape == (11,)
     fitted(reg, marginalize=False)
     assert reg.posterior_.adapted["inverse_mass"].shape == (17,)
-    assert fitted(BayesianMLPRegressor((65,))).posterior_.adapted["inverse_mass"].shape == (197,)
+    wide = fitted(BayesianMLPRegressor((65,), noise="heteroscedastic"))
+    assert wide.posterior_.adapted["inverse_mass"].shape == (262,)  # nothing left out
     y = (y > 0).astype(int)
     fitted(BayesianMLPClassifier((5,)))
     impossible = [

@@ -184,7 +184,7 @@ def test_multilabel(blobs):
 def test_several_outputs(curve):
     X, y = curve
     Y = np.column_stack([y, -100.0 * y])
-    model = regressor().fit(X, Y)
+    model = regressor(noise="learned").fit(X, Y)
     mean, std = model.predict(X, return_std=True)
     assert mean.shape == std.shape == (60, 2)
     assert model.noise_std_.shape == (2,)

@@ -172,7 +172,9 @@ def test_learned_noise_is_near_the_truth():
     X = rng.normal(size=(400, 1))
     y = 50.0 * X[:, 0] + 20.0 * rng.normal(size=400)
     for standardize in (True, False):
-        model = BayesianMLPRegressor((), standardize=standardize, prior=NormalPrior(100.0), **FULL)
+        model = BayesianMLPRegressor(
+            (), standardize=standardize, noise="learned", prior=NormalPrior(100.0), **FULL
+        )
         assert model.fit(X, y).noise_std_ == pytest.approx(20.0, rel=0.1)
 
 
@@ -248,7 +250,8 @@ def test_warm_start_with_another_number_of_chains(binary, quiet):
 @pytest.mark.parametrize("name", METHOD_SETTINGS)
 def test_fitted_attributes(name):
     X, y = data(BayesianMLPRegressor)
-    model = BayesianMLPRegressor((3,), method=METHOD_SETTINGS[name], random_state=0).fit(X, y)
+    model = BayesianMLPRegressor((3,), noise="learned", random_state=0)
+    model.set_params(method=METHOD_SETTINGS[name]).fit(X, y)
     assert isinstance(model.n_iter_, int) and model.n_iter_ >= 1
     assert model.n_features_in_ == 2 and model.noise_std_ > 0
     if hasattr(model, "loss_curve_"):

@@ -1,9 +1,10 @@
 """Which method the default should take, by the size of data and network.
 
 Three-fold cross-validated log predictive density (nats per row, y standardised) of candidate
-methods at their defaults, on simulated tables and on those that scikit-learn carries, from narrow
-to very wide; none of them is in the other benchmarks' tables. ``method="auto"`` follows what is
-found here (see the user guide's page on choosing a method).
+methods at their defaults, and of the short chains that ``auto`` takes, on simulated tables and on
+those that scikit-learn carries, from narrow to very wide; none of them is in the other benchmarks'
+tables. ``method="auto"`` follows what is found here (see the user guide's page on choosing a
+method).
 
     python examples/benchmarks/auto.py [--quick] [--out auto.jsonl]
 
@@ -24,14 +25,29 @@ import scipy.sparse as sp
 import torch
 from _common import finish, parse, table
 from joblib import Parallel, delayed
-from sklearn.datasets import load_diabetes, load_digits, make_classification, make_regression
+from sklearn.datasets import (
+    load_diabetes,
+    load_digits,
+    make_classification,
+    make_friedman1,
+    make_friedman2,
+    make_friedman3,
+    make_regression,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
+from skbayes.inference import MCLMC
+from skbayes.inference.auto import SHORT_CHAINS
 
-METHODS = ("anchored", "ensemble", "map")
+METHODS = {
+    "anchored": "anchored",
+    "ensemble": "ensemble",
+    "map": "map",
+    "short mclmc": MCLMC(**SHORT_CHAINS),
+}
 
 
 def text(n: int, n_words: int, seed: int):
@@ -71,6 +87,10 @@ def data(quick: bool) -> dict:
         "wide 300 x 300": (*wide(300, 300, 2), True),
         "one-hot 600 x 50": (*one_hot(600, 10, 4), True),
         "diabetes": (*load_diabetes(**kw), False),
+        "friedman1 100": (*make_friedman1(100, noise=1.0, random_state=0), False),
+        "friedman1 1000": (*make_friedman1(1000, noise=1.0, random_state=1), False),
+        "friedman2 150": (*make_friedman2(150, noise=100.0, random_state=0), False),
+        "friedman3 300": (*make_friedman3(300, noise=0.1, random_state=0), False),
         "linear 150 x 50": (*regression(150, 50, 5), False),
         "linear 150 x 300": (*regression(150, 300, 6), False),
     }
@@ -94,7 +114,7 @@ def score(name: str, method: str, X, y, labels: bool) -> dict:
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
     scores, start, n_params = [], time.perf_counter(), 0
     for a, b in splitter(3, shuffle=True, random_state=0).split(X, y):
-        model = estimator(method=method, random_state=0).fit(X[a], y[a])
+        model = estimator(method=METHODS[method], random_state=0).fit(X[a], y[a])
         n_params = model.posterior_.n_params
         scores.append(model.log_predictive_density(X[b], y[b]))
     mean = float(np.concatenate(scores).mean() + (0.0 if labels else np.log(y.std())))

@@ -64,7 +64,7 @@ NAMES = ("default", *OURS, "numpyro", "bde")
 PEERS = {"numpyro": "numpyro", "bde": "bde"}  # and the modules that they need
 
 # the learned noise of skbayes.model.Normal, of standardised y
-NOISE_FLOOR, NOISE_SHIFT, NOISE_SCALE = 0.01, math.log(math.expm1(0.3)), 1.5
+NOISE_FLOOR, NOISE_SHIFT, NOISE_SCALE = 0.003, math.log(math.expm1(0.3)), 1.5
 
 
 def rows_of(data_dir, name: str, split: int):

@@ -12,6 +12,7 @@ from skbayes.model.likelihoods import Normal
 
 MOST_ROWS = 10_000  # up to which chains take no more than about a minute
 MOST_PARAMS = 20_000  # of theta, each draw of which is kept
+SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.03}
 
 
 def choose(log_posterior) -> Method:
@@ -48,5 +49,5 @@ def choose(log_posterior) -> Method:
     linear = len(network.layers) == 1
     few_units = why_not(log_posterior) is None and network.layers[-1].fan_in <= MOST_UNITS
     if (linear or few_units) and n <= MOST_ROWS and log_posterior.n_params <= MOST_PARAMS:
-        return MCLMC(n_warmup=60, n_draws=60, n_leapfrog=20, energy_variance=1e-2)
+        return MCLMC(**SHORT_CHAINS)
     return Anchored()

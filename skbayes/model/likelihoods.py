@@ -156,7 +156,7 @@ class Normal(Likelihood):
     .. math:: \sigma = s \, (\text{floor} + \operatorname{softplus}(r + r_0)),
 
     with s the scale of y and softplus(r_0) = 0.3. A learned r has the prior N(0, 1.5^2) (95 % of
-    the prior lie between 0.028 and 2.0 times s). A heteroscedastic r is half of what the network
+    the prior lie between 0.021 and 2.0 times s). A heteroscedastic r is half of what the network
     gives, whose prior it inherits: noise varies less than means do, and with the whole of it chains
     end in functions that pass exactly through the more frequent values of a y that is rounded.
     Without prior and floor, the density of a network that passes through every point is unbounded.
@@ -173,7 +173,7 @@ class Normal(Likelihood):
         Standard deviation of y as the network sees it (1 where y is standardised).
     """
 
-    floor = 0.01
+    floor = 0.003
     prior_scale = 1.5
     raw_shift = math.log(math.expm1(0.3))
 

@@ -61,7 +61,7 @@ class PredictiveBandDisplay:
     >>> from skbayes import BayesianMLPRegressor
     >>> from skbayes.plotting import PredictiveBandDisplay
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> reg = BayesianMLPRegressor((), random_state=0).fit(X, y)
+    >>> reg = BayesianMLPRegressor((), method="anchored", random_state=0).fit(X, y)
     >>> display = PredictiveBandDisplay.from_estimator(
     ...     reg, X, feature=2, y=y)  # doctest: +SKIP
     """
