@@ -51,11 +51,11 @@ OURS = {
     "mclmc": (
         "mclmc",
         {
-            "n_chains": 10,
-            "n_warmup": 100,
-            "n_draws": 100,
+            "n_chains": 6,
+            "n_warmup": 120,
+            "n_draws": 110,
             "n_leapfrog": 60,
-            "energy_variance": 1e-2,
+            "energy_variance": 3e-2,
         },
         {"hidden_layer_sizes": (16,) * 4},
     ),
@@ -104,7 +104,7 @@ def ours(data_dir, name: str, split: int, seed: int, quick: bool) -> dict:
     reg = BayesianMLPRegressor(
         activation="tanh",
         method=METHODS[method](**{**settings, **(QUICK[name] if quick else {})}),
-        prior=NormalPrior(1.0),
+        prior=NormalPrior(3.0, fan_in=True),
         noise="heteroscedastic",
         random_state=seed,
     ).set_params(**model)

@@ -1,12 +1,12 @@
 """Which prior should be the default: held-out log scores on training folds.
 
-For each data set the default method is fitted on three folds in turn with each candidate prior,
+For each data set the default estimator is fitted on three folds in turn with each candidate prior,
 and scored by the mean log predictive density on the fold left out. The table shows, per prior, the
 mean over data sets of the difference to the best prior of that data set (in nats per row, zero is
 best), apart for classification and regression. Only sets that scikit-learn ships and simulated
 tasks are used, none of which other benchmarks report.
 
-    python examples/benchmarks/default_prior.py [--quick]
+    python examples/benchmarks/default_prior.py [--quick] [--only regression]
 """
 
 import os
@@ -36,7 +36,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
-from skbayes.inference import Anchored
 from skbayes.model.priors import HierarchicalPrior, NormalPrior
 
 
@@ -90,21 +89,24 @@ def score(kind, X, y, prior) -> float:
     scale = 1.0 if kind == "classification" else y.std()
     scores = []
     for a, b in splitter(3, shuffle=True, random_state=0).split(X, y):
-        model = estimator(method=Anchored(max_epochs=300), prior=clone(prior), random_state=0)
+        model = estimator(prior=clone(prior), random_state=0)
         scores.append(model.fit(X[a], y[a]).log_predictive_density(X[b], y[b]))
     return float(np.concatenate(scores).mean() + np.log(scale))
 
 
 def main() -> None:
-    args = parse(__doc__)
+    kinds = ("classification", "regression")
+    args = parse(__doc__, ("--only", {"choices": kinds, "default": None, "help": "one of the two"}))
+    kinds = (args.only,) if args.only else kinds
     priors, sets = candidates(args.quick), data(args.quick)
+    sets = {name: one for name, one in sets.items() if one[0] in kinds}
     jobs = [(name, prior) for name in sets for prior in priors]
     answers = Parallel(n_jobs=2)(delayed(score)(*sets[n], priors[p]) for n, p in jobs)
     scores = dict(zip(jobs, answers, strict=True))
     rows = [{"data": n, **{p: scores[n, p] for p in priors}} for n in sets]
     table(rows)
     figures = {}
-    for kind in ("classification", "regression"):
+    for kind in kinds:
         own = [n for n in sets if sets[n][0] == kind]
         loss = {
             p: float(np.mean([scores[n, p] - max(scores[n, q] for q in priors) for n in own]))
