@@ -179,8 +179,9 @@ class BayesianEstimator(BaseEstimator):
             posterior.state.update(data=data, shape=X.shape)
         self.posterior_ = posterior
         self._store(posterior, inside, seed)
+        hint = f" (method='auto' took {method!r}.)" if self.method == "auto" else ""
         for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+            warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
         return self
 
     def _warm_theta(self, method, dtype, device, shape):

@@ -213,7 +213,8 @@ def warnings_for(diagnostics: dict[str, float], n_chains: int) -> list[str]:
     if divergences:
         out.append(
             f"{divergences} trajectories diverged: parts of the posterior may be left out. Raise "
-            "target_accept, or take a prior that keeps the weights smaller."
+            "target_accept (of MCLMC, lower energy_variance), or take a prior that keeps the "
+            "weights smaller."
         )
     fraction = diagnostics.get("e_bfmi", 1.0)
     if fraction < E_BFMI_LIMIT:

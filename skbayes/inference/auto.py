@@ -12,7 +12,7 @@ from skbayes.model.likelihoods import Normal
 
 MOST_ROWS = 10_000  # up to which chains take no more than about a minute
 MOST_PARAMS = 20_000  # of theta, each draw of which is kept
-SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.03}
+SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.01}
 
 
 def choose(log_posterior) -> Method:
