@@ -13,7 +13,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skbayes.diagnostics import diagnose, warnings_for
-from skbayes.inference import METHODS, Streams
+from skbayes.inference import MCLMC, METHODS, Anchored, Streams
 from skbayes.inference.auto import choose
 from skbayes.inference.checkpoint import Checkpoint, check_checkpoint, fingerprint
 from skbayes.inference.groups import resumable, run_method
@@ -98,7 +98,8 @@ class BayesianEstimator(BaseEstimator):
             Folder in which Markov chains are kept while they run, made where it does not exist.
             The same fit (data, parameters, version) goes on from there if it was stopped, even
             killed, and is only loaded if it was finished; any other fit has its own place in the
-            folder. Needs an integer ``random_state``.
+            folder. Needs an integer ``random_state`` and a method that runs chains; whether
+            ``method="auto"`` does depends on the data, so name one.
 
         Returns
         -------
@@ -126,6 +127,10 @@ class BayesianEstimator(BaseEstimator):
             multi_output=True,
             reset=not again,
         )
+        if method is None and again:
+            method = getattr(self, "_auto_method", None)  # what went before goes on
+        if method is not None:
+            check_checkpoint(checkpoint, method, self.random_state)
         weight = check_sample_weight(sample_weight, X.shape[0])
         targets, weight = self._encode_y(y, weight, again)
         if not again:
@@ -147,8 +152,11 @@ class BayesianEstimator(BaseEstimator):
             torch.as_tensor(targets[None], dtype=dtype, device=device),
             None if weight is None else torch.as_tensor(weight[None], dtype=dtype, device=device),
         )
-        method = choose(target) if method is None else method
-        check_checkpoint(checkpoint, method, self.random_state)
+        if method is None:
+            method = choose(target)
+            check_checkpoint(checkpoint, method, self.random_state)
+        if isinstance(self.method, str) and self.method == "auto":
+            self._auto_method = method
         seed = draw_seed(self.random_state)
         data = fingerprint(X, y, weight, dtype) if isinstance(method, ChainMethod) else None
         theta0 = state = store = None
@@ -179,7 +187,8 @@ class BayesianEstimator(BaseEstimator):
             posterior.state.update(data=data, shape=X.shape)
         self.posterior_ = posterior
         self._store(posterior, inside, seed)
-        hint = f" (method='auto' took {method!r}.)" if self.method == "auto" else ""
+        auto = isinstance(self.method, str) and self.method == "auto"
+        hint = f" (method='auto' took {method!r}.)" if auto else ""
         for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
             warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
         return self
@@ -364,7 +373,10 @@ def _check_is_object(name: str, value, key: str) -> None:
     if value is not None and not isinstance(value, str):
         return
     if name == "method":
-        kind: type | None = METHODS.get("anchored" if value == "auto" else str(value))
+        kind: type | None = METHODS.get(str(value))
+        if value == "auto":  # one that it may stand for
+            own = key.partition("__")[2]
+            kind = MCLMC if own in MCLMC().get_params() else Anchored
     else:
         kind = PRIORS.get(value) if isinstance(value, str) else NormalPrior
     example = "" if kind is None else f", such as {kind.__name__}({key.partition('__')[2]}=...)"

@@ -147,7 +147,8 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
 
     .. math:: y \mid x, \theta \sim N(f_\theta(x), \sigma^2),
 
-    whose deviation is known, learned with the weights, or a second output of the network.
+    whose deviation is a second output of the network, one number learned with the weights, or
+    known.
 
     Parameters
     ----------
@@ -159,8 +160,9 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
         ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``, or
         an object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
-        ``"auto"`` is ``"mclmc"`` with short chains up to 10,000 rows where the output layer can be
-        integrated out, else ``"anchored"``, see `skbayes.inference.auto.choose`.
+        ``"auto"`` is ``"mclmc"`` with short chains, up to 10,000 rows and 20,000 parameters, where
+        the output layer can be integrated out or the network is linear, else ``"anchored"``, see
+        `skbayes.inference.auto.choose`.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
         ``NormalPrior(scale=2.0, fan_in=True)``.

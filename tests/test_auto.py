@@ -1,11 +1,14 @@
 """What ``method="auto"`` stands for."""
 
+import warnings
+
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import MAP, MCLMC, Anchored, Ensemble
-from skbayes.inference.auto import choose
+from skbayes.inference.auto import SHORT_CHAINS, choose
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,7 @@ from skbayes.inference.auto import choose
         ((60, 3), False, Anchored, {"hidden_layer_sizes": (65,)}),
         ((60, 3), False, Anchored, {"prior": "laplace"}),
         ((20, 500), False, Anchored, {}),  # more than 20,000 weights
+        ((60, 3), False, MCLMC, {"prior": "laplace", "hidden_layer_sizes": ()}),
         ((60, 3), True, Anchored, {}),
         ((20, 30), True, Ensemble, {}),
     ],
@@ -34,3 +38,50 @@ def test_what_auto_stands_for(shape, labels, kind, more, monkeypatch):
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
     estimator(random_state=0, **more).fit(X, y > 0 if labels else y)
     assert type(chosen[0]) is kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(Anchored, {}), (MCLMC, {"noise": "learned"}), (MCLMC, {"hidden_layer_sizes": ()})],
+)
+def test_several_outputs(kind, more, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(
+        "skbayes.base.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=2)
+    )
+    rng = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        BayesianMLPRegressor(**more).fit(rng.normal(size=(60, 3)), rng.normal(size=(60, 2)))
+    assert type(chosen[0]) is kind
+
+
+def test_many_rows(monkeypatch):
+    monkeypatch.setattr("skbayes.inference.auto.MOST_ROWS", 50)
+    rng = np.random.default_rng(0)
+    reg = BayesianMLPRegressor((3,), random_state=0).fit(rng.normal(size=(51, 2)), np.arange(51.0))
+    assert reg.posterior_.independent  # an anchored ensemble
+
+
+def test_a_default_fit_and_what_it_says():
+    """Short chains, a warning that names them, and a warm start that goes on with them."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 2))
+    y = np.sin(3 * X[:, 0]) + X[:, 1]
+    reg = BayesianMLPRegressor((20,), random_state=0, warm_start=True)
+    assert reg.noise == "heteroscedastic"
+    # a limit that no run meets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skbayes.diagnostics.R_HAT_LIMIT", 0.5)
+        with pytest.warns(
+            ConvergenceWarning, match=r"\(method='auto' took MCLMC\(energy_variance="
+        ):
+            reg.fit(X, y)
+        assert reg.posterior_.draws.shape[:2] == (4, SHORT_CHAINS["n_draws"])
+        patch.setattr("skbayes.inference.auto.MOST_ROWS", 10)
+        with pytest.warns(ConvergenceWarning):
+            assert reg.fit(X, y).posterior_.n_chains == 4
+        reg.set_params(method=MCLMC(n_warmup=2, n_draws=6, n_leapfrog=2), warm_start=False)
+        with pytest.warns(ConvergenceWarning) as caught:
+            reg.fit(X, y)
+    assert not any("auto" in str(w.message) for w in caught)

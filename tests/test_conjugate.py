@@ -82,8 +82,8 @@ class LearnedNoise:
     def __init__(self, model, k=0):
         likelihood = model.log_posterior.likelihood
         raw = np.linspace(-8.0, 8.0, 1601)
-        # the definition of the noise, restated: 0.01 + softplus(r + r0), softplus(r0) = 0.3
-        sigma = 0.01 + np.logaddexp(0.0, raw + np.log(np.expm1(0.3)))
+        # the definition of the noise, restated: 0.003 + softplus(r + r0), softplus(r0) = 0.3
+        sigma = 0.003 + np.logaddexp(0.0, raw + np.log(np.expm1(0.3)))
         np.testing.assert_allclose(
             likelihood.constrain(np.repeat(raw[:, None], likelihood.n_outputs, 1))["noise_std"][
                 :, k

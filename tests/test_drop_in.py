@@ -127,6 +127,7 @@ def test_clone_and_repr(cls):
         ({"method__n_draws": 5}, r"method='hmc' is a string.*HMC\(n_draws=\.\.\.\)"),
         ({"method": "map", "method__n_restarts": 5}, r"method='map'.*MAP\(n_restarts"),
         ({"method": "auto", "method__n_members": 5}, r"method='auto'.*Anchored\(n_members"),
+        ({"method": "auto", "method__n_draws": 5}, r"method='auto'.*MCLMC\(n_draws"),
         ({"prior__scale": 2.0}, r"prior=None is None.*NormalPrior\(scale"),
         ({"prior": "laplace", "prior__scale": 2.0}, r"prior='laplace' is.*LaplacePrior\(scale"),
         ({"method": "nonsense", "method__x": 2.0}, r"method='nonsense' is a string"),
@@ -234,7 +235,7 @@ def fit_both(name):
         warnings.simplefilter("ignore", ConvergenceWarning)
         kwargs = {"method": METHOD_SETTINGS[name], "random_state": 0}
         clf = BayesianMLPClassifier((3,), prior="hierarchical", **kwargs).fit(ROWS, ROWS[:, 0] > 0)
-        return clf, BayesianMLPRegressor((3,), **kwargs).fit(ROWS, ROWS[:, 0])
+        return clf, BayesianMLPRegressor((3,), noise="learned", **kwargs).fit(ROWS, ROWS[:, 0])
 
 
 ROWS = np.random.default_rng(0).normal(size=(30, 3))

@@ -120,9 +120,10 @@ def weight_checks():
     method = MAP(solver="lbfgs", tol=1e-12)
     models = [
         BayesianMLPClassifier((5,), method=method, prior=prior, dtype="float64", random_state=0),
-        BayesianMLPRegressor((5,), method=method, noise=0.5, dtype="float64", random_state=0),
-        BayesianMLPRegressor((), method=method, dtype="float64", random_state=0),
+        BayesianMLPRegressor((5,), noise=0.5, method=method, prior=prior, dtype="float64"),
+        BayesianMLPRegressor((), noise="learned", method=method, prior=prior, dtype="float64"),
     ]
+    models = [model.set_params(random_state=0) for model in models]
     for number, model in enumerate(models):
         for estimator, check in estimator_checks_generator(model):
             if check.func.__name__ in WEIGHT_CHECKS:

@@ -166,12 +166,12 @@ def test_integral_over_learned_noise():
     scale, shift = SCALE[1], np.log(np.expm1(0.3))
 
     def integrand(sigma):
-        raw = np.log(np.expm1(sigma / scale - 0.01)) - shift
+        raw = np.log(np.expm1(sigma / scale - 0.003)) - shift
         jacobian = scale / (1.0 + np.exp(-(raw + shift)))  # d sigma / d raw
         likelihood = stats.norm(w * x + b, sigma).pdf(y).prod()
         return likelihood * stats.norm(0, 1.5).pdf(raw) / jacobian
 
-    expected, _ = integrate.quad(integrand, 0.01 * scale, 40, epsabs=0, epsrel=1e-8, limit=500)
+    expected, _ = integrate.quad(integrand, 0.003 * scale, 40, epsabs=0, epsrel=1e-8, limit=500)
     expected *= stats.norm(0, 0.8).pdf([w, b]).prod()
     np.testing.assert_allclose(integrate_over(target, [w, b], 2), expected, rtol=1e-6)
 

@@ -2,9 +2,9 @@
 
 Three-fold cross-validated log predictive density (nats per row, y standardised) of candidate
 methods at their defaults, and of the short chains that ``auto`` takes, on simulated tables and on
-those that scikit-learn carries, from narrow to very wide; none of them is in the other benchmarks'
-tables. ``method="auto"`` follows what is found here (see the user guide's page on choosing a
-method).
+those that scikit-learn carries, from narrow to very wide; only the choice of the default prior
+looks at some of them too. ``method="auto"`` follows what is found here (see the user guide's page
+on choosing a method).
 
     python examples/benchmarks/auto.py [--quick] [--out auto.jsonl]
 

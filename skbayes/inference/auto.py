@@ -10,7 +10,7 @@ from skbayes.inference.mclmc import MCLMC
 from skbayes.model.collapsed import why_not
 from skbayes.model.likelihoods import Normal
 
-MOST_ROWS = 10_000  # up to which chains take no more than about a minute
+MOST_ROWS = 10_000  # up to which chains take a minute or two on one core
 MOST_PARAMS = 20_000  # of theta, each draw of which is kept
 SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.01}
 

@@ -151,7 +151,7 @@ class Normal(Likelihood):
               - \tfrac12 \log 2 \pi
 
     The noise's standard deviation is fixed, learned (one parameter r per output), or
-    heteroscedastic (the network gives r for every row). In the latter two
+    heteroscedastic (the network gives 2 r for every row). In the latter two
 
     .. math:: \sigma = s \, (\text{floor} + \operatorname{softplus}(r + r_0)),
 
@@ -209,7 +209,7 @@ class Normal(Likelihood):
         return self._scale(raw, axis) * (self.floor + softplus(self._shifted(raw)))
 
     def noise_slope(self, raw: Tensor, axis: int) -> Tensor:
-        """Derivative of `noise_std` by the raw parameters."""
+        """Derivative of `noise_std` by the raw parameters, as they come from the network."""
         return self._scale(raw, axis) * torch.sigmoid(self._shifted(raw)) * self.gain
 
     def _shifted(self, raw: Tensor) -> Tensor:
