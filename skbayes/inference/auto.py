@@ -44,7 +44,7 @@ def choose(log_posterior) -> Method:
     network, n = log_posterior.network, log_posterior.n
     if not isinstance(log_posterior.likelihood, Normal):
         if network.n_inputs >= n:
-            return Ensemble(validation_fraction=0.0, max_epochs=200)
+            return Ensemble(validation_fraction=0.0, max_epochs=200, batch_size=200)
         return Anchored()
     linear = len(network.layers) == 1
     few_units = why_not(log_posterior) is None and network.layers[-1].fan_in <= MOST_UNITS

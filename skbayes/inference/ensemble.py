@@ -31,7 +31,8 @@ class Ensemble(Method):
     momentum : float, default=0.9
         Of SGD.
     batch_size : int or None, default=None
-        Rows per step; None is 200, or all where there are fewer.
+        Rows per step; None is an eighth of them, at least 32 and at most 200, so that epochs, by
+        which members stop, have several steps on small tables too.
     max_epochs : int, default=500
         Largest number of passes over the data.
     validation_fraction : float, default=0.1
@@ -87,7 +88,10 @@ class Ensemble(Method):
         order = streams.permutation(n)
         held, rows = order[:, :n_held], order[:, n_held:]
         n_rows = n - n_held
-        batch_size = min(200, n_rows) if self.batch_size is None else min(self.batch_size, n_rows)
+        batch_size = self.batch_size
+        if batch_size is None:
+            batch_size = int(np.clip(n_rows // 8, 32, 200))
+        batch_size = min(batch_size, n_rows)
 
         best, best_score = theta.clone(), np.full(len(theta), -np.inf)
         hurdle = best_score.copy()  # what a member must pass for its patience to start anew

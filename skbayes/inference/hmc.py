@@ -89,7 +89,7 @@ class HMC(ChainMethod):
         hidden layer has at most 64 units, since the cost of a gradient grows with their square.
     init : Method, "prior" or None, default=None
         Where chains start: at the members that another method fits, at draws from the prior, or
-        (None) at the members of an `Ensemble`.
+        (None) at the members of an `Ensemble` trained on batches of 200 rows.
     """
 
     def __init__(

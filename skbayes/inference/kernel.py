@@ -386,7 +386,8 @@ def start(init, log_posterior, streams, on_step) -> tuple[Tensor, Posterior | No
     if isinstance(init, str):
         return log_posterior.sample_prior(own), None
     if init is None:
-        init = Ensemble(n_members=streams.n_chains)
+        # large batches: chains need a place to start from, not the best members
+        init = Ensemble(n_members=streams.n_chains, batch_size=200)
     elif getattr(init, "n_members", 0) > streams.n_chains:
         init = clone(init).set_params(n_members=streams.n_chains)  # the others would be in vain
     elif init.chain_count() != streams.n_chains:
