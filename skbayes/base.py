@@ -127,7 +127,8 @@ class BayesianEstimator(BaseEstimator):
             multi_output=True,
             reset=not again,
         )
-        if method is None and again:
+        auto = method is None
+        if auto and again:
             method = getattr(self, "_auto_method", None)  # what went before goes on
         if method is not None:
             check_checkpoint(checkpoint, method, self.random_state)
@@ -155,7 +156,7 @@ class BayesianEstimator(BaseEstimator):
         if method is None:
             method = choose(target)
             check_checkpoint(checkpoint, method, self.random_state)
-        if isinstance(self.method, str) and self.method == "auto":
+        if auto:
             self._auto_method = method
         seed = draw_seed(self.random_state)
         data = fingerprint(X, y, weight, dtype) if isinstance(method, ChainMethod) else None
@@ -187,7 +188,6 @@ class BayesianEstimator(BaseEstimator):
             posterior.state.update(data=data, shape=X.shape)
         self.posterior_ = posterior
         self._store(posterior, inside, seed)
-        auto = isinstance(self.method, str) and self.method == "auto"
         hint = f" (method='auto' took {method!r}.)" if auto else ""
         for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
             warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
@@ -372,14 +372,14 @@ def _check_is_object(name: str, value, key: str) -> None:
     """Raise where ``key``, a parameter of a method or prior, would be set on a string or None."""
     if value is not None and not isinstance(value, str):
         return
+    own = key.partition("__")[2]
     if name == "method":
         kind: type | None = METHODS.get(str(value))
         if value == "auto":  # one that it may stand for
-            own = key.partition("__")[2]
             kind = MCLMC if own in MCLMC().get_params() else Anchored
     else:
         kind = PRIORS.get(value) if isinstance(value, str) else NormalPrior
-    example = "" if kind is None else f", such as {kind.__name__}({key.partition('__')[2]}=...)"
+    example = "" if kind is None else f", such as {kind.__name__}({own}=...)"
     what = "None" if value is None else "a string"
     raise ValueError(
         f"{key} cannot be set: {name}={value!r} is {what} and has no parameters; pass an "

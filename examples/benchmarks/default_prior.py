@@ -4,7 +4,9 @@ For each data set the default estimator is fitted on three folds in turn with ea
 and scored by the mean log predictive density on the fold left out. The table shows, per prior, the
 mean over data sets of the difference to the best prior of that data set (in nats per row, zero is
 best), apart for classification and regression. Only sets that scikit-learn ships and simulated
-tasks are used, none of which other benchmarks report.
+tasks are used, none of which other benchmarks report (``auto.py`` apart, which chooses a default
+too). In a regression a prior that is not normal is met by another method, see
+`skbayes.inference.auto.choose`.
 
     python examples/benchmarks/default_prior.py [--quick] [--only regression]
 """

@@ -27,8 +27,8 @@ def choose(log_posterior) -> Method:
     data say nothing of most weights; every anchored member keeps its draw from the prior in them,
     and the average of a few such members is drawn towards ignorance. A plain ensemble has no such
     noise. It is trained without held-out rows, since the prior already keeps it from overfitting
-    and early stopping leaves its probabilities too cautious. (With learned noise in a regression
-    it would be overconfident.)
+    and early stopping leaves its probabilities too cautious. (In a regression, where the noise is
+    inferred too, it would be overconfident.)
 
     *All else*: the `Anchored` ensemble, whose members are nearly draws from the posterior.
 

@@ -213,7 +213,7 @@ class Normal(Likelihood):
         return self._scale(raw, axis) * torch.sigmoid(self._shifted(raw)) * self.gain
 
     def _shifted(self, raw: Tensor) -> Tensor:
-        return (raw if self.gain == 1.0 else self.gain * raw) + self.raw_shift
+        return self.gain * raw + self.raw_shift
 
     def log_prior_and_grad(self, params):
         if not self.learned:
