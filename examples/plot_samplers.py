@@ -15,9 +15,9 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-from arviz_stats.base import array_stats
 
 from skbayes import BayesianMLPRegressor
+from skbayes.diagnostics import ess, split_r_hat
 from skbayes.inference import HMC, MALA, MCLMC, NUTS, AdjustedMCLMC, Metropolis
 
 rng = np.random.default_rng(0)
@@ -57,11 +57,9 @@ for ax, (name, method) in zip(axes.flat, methods.items(), strict=True):
     ax.fill_between(grid[:, 0], mean - 2 * deviation, mean + 2 * deviation, alpha=0.3)
     ax.plot(grid[:, 0], mean)
     ax.plot(X[:, 0], y, "k.", markersize=3)
-    axis = {"chain_axis": 0, "draw_axis": 1}
-    ess = float(np.median(array_stats.ess(f, method="bulk", **axis)))
-    r_hat = float(array_stats.rhat(f, **axis).max())
-    ax.set_title(f"{name}: ESS {ess:.0f}, R-hat {r_hat:.2f}", fontsize=9)
-    rows.append((name, ess, r_hat, ess / seconds))
+    n_effective, r_hat = np.median(ess(f)), split_r_hat(f).max()
+    ax.set_title(f"{name}: ESS {n_effective:.0f}, R-hat {r_hat:.2f}", fontsize=9)
+    rows.append((name, n_effective, r_hat, n_effective / seconds))
 axes[0, 0].set_ylim(-2.5, 2.5)
 figure.tight_layout()
 plt.show()
@@ -84,5 +82,5 @@ figure.tight_layout()
 plt.show()
 
 # %%
-for name, ess, r_hat, rate in rows:
-    print(f"{name:15s} ESS {ess:6.0f}  R-hat {r_hat:.2f}  per second {rate:6.1f}")
+for name, n_effective, r_hat, rate in rows:
+    print(f"{name:15s} ESS {n_effective:6.0f}  R-hat {r_hat:.2f}  per second {rate:6.1f}")

@@ -19,7 +19,7 @@ from skbayes.inference.checkpoint import Checkpoint, check_checkpoint, fingerpri
 from skbayes.inference.groups import resumable, run_method
 from skbayes.inference.kernel import ChainMethod
 from skbayes.model import Inputs, Layout, LogPosterior
-from skbayes.model.priors import PRIORS, NormalPrior, Prior
+from skbayes.model.priors import PRIORS, NormalPrior
 from skbayes.posterior import Posterior
 from skbayes.progress import ProgressBar
 from skbayes.validation import (
@@ -111,7 +111,7 @@ class BayesianEstimator(BaseEstimator):
         ValueError
             If a parameter or the data are not allowed; the message names what is.
         """
-        prior = resolve_prior(self.prior, self._default_prior())
+        prior = resolve_prior(self.prior)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         check_choice("standardize", self.standardize, (True, False, "X", "y"))
         check_n_jobs(self.n_jobs)
@@ -334,7 +334,7 @@ class BayesianEstimator(BaseEstimator):
             likelihood = self._make_likelihood(None, None)
             scaler = Standardizer(self.standardize in (True, "X")).fit(X)
             inside = scaler.transform(X)
-            prior = resolve_prior(self.prior, self._default_prior())
+            prior = resolve_prior(self.prior)
             bound = prior.build(network, mean_squared_norm(inside, None))
             layout = Layout(network, likelihood, bound)
         kw: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
@@ -347,9 +347,6 @@ class BayesianEstimator(BaseEstimator):
                 layout.prior.weights(net, hyper), Inputs(inside, scale=scale, **kw)
             )
         return layout, theta.numpy(), outputs.numpy()
-
-    def _default_prior(self) -> Prior:
-        return NormalPrior(scale=2.0, fan_in=True)
 
     def _check_model(self) -> None:
         """Check the parameters of the model."""

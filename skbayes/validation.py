@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 
 from skbayes.inference import METHODS, Method
 from skbayes.model.activations import ACTIVATIONS
-from skbayes.model.priors import PRIORS, Prior
+from skbayes.model.priors import PRIORS, NormalPrior, Prior
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -40,10 +40,10 @@ def resolve_method(method) -> Method | None:
     return method
 
 
-def resolve_prior(prior, default: Prior) -> Prior:
+def resolve_prior(prior) -> Prior:
     """Turn ``prior=`` (None, a string or a prior object) into a prior object."""
     if prior is None:
-        return default
+        return NormalPrior(scale=2.0, fan_in=True)
     if isinstance(prior, str):
         if prior not in PRIORS:
             raise ValueError(
