@@ -1,17 +1,26 @@
 """Small settings of every inference method, for tests that run on all of them."""
 
 from skbayes.inference import (
+    CSGMCMC,
     HMC,
     MALA,
     MAP,
     MCLMC,
     NUTS,
+    PSGLD,
+    SGHMC,
+    SGLD,
+    SGLMC,
+    SGNHT,
     AdjustedMCLMC,
     Anchored,
+    ConstantSGD,
     Ensemble,
     Metropolis,
 )
 
+_STEPS = {"n_chains": 2, "n_warmup": 4, "n_draws": 8, "n_steps": 5, "init": MAP(max_epochs=10)}
+_LONG = {"n_chains": 8, "n_warmup": 20, "n_draws": 60, "init": MAP(max_epochs=200)}
 _SHORT = {"n_chains": 2, "n_warmup": 10, "n_draws": 10, "init": MAP(max_epochs=10)}
 
 METHOD_SETTINGS = {
@@ -24,6 +33,13 @@ METHOD_SETTINGS = {
     "nuts": NUTS(**_SHORT, max_tree_depth=3),
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
+    "sgld": SGLD(**_STEPS),
+    "psgld": PSGLD(**_STEPS),
+    "sglmc": SGLMC(**_STEPS),
+    "sghmc": SGHMC(**_STEPS),
+    "sgnht": SGNHT(**_STEPS),
+    "csgmcmc": CSGMCMC(n_chains=2, n_draws=8, n_steps=20, init=MAP(max_epochs=10)),
+    "constant_sgd": ConstantSGD(**_STEPS),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -39,5 +55,12 @@ TARGET_SETTINGS = {
     "nuts": NUTS(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
     "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
     "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
+    "sgld": SGLD(**_LONG, batch_size=20, n_steps=15),
+    "psgld": PSGLD(**_LONG, batch_size=20, n_steps=15),
+    "sglmc": SGLMC(**_LONG, batch_size=30, n_steps=40),
+    "sghmc": SGHMC(**_LONG, batch_size=20, n_steps=20),
+    "sgnht": SGNHT(**_LONG, batch_size=20, n_steps=20),
+    "csgmcmc": CSGMCMC(n_chains=8, n_draws=80, n_steps=500, batch_size=20),
+    "constant_sgd": ConstantSGD(**_LONG, n_steps=20, preconditioner="full"),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

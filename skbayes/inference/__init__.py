@@ -3,6 +3,8 @@
 from skbayes.inference.adjusted_mclmc import AdjustedMCLMC
 from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
+from skbayes.inference.constant_sgd import ConstantSGD
+from skbayes.inference.csgmcmc import CSGMCMC
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.hmc import HMC
 from skbayes.inference.mala import MALA
@@ -10,6 +12,9 @@ from skbayes.inference.map import MAP
 from skbayes.inference.mclmc import MCLMC
 from skbayes.inference.metropolis import Metropolis
 from skbayes.inference.nuts import NUTS
+from skbayes.inference.sghmc import SGHMC, SGNHT
+from skbayes.inference.sgld import PSGLD, SGLD
+from skbayes.inference.sglmc import SGLMC
 from skbayes.inference.streams import Streams
 
 METHODS: dict[str, type[Method]] = {
@@ -22,18 +27,32 @@ METHODS: dict[str, type[Method]] = {
     "nuts": NUTS,
     "mclmc": MCLMC,
     "adjusted_mclmc": AdjustedMCLMC,
+    "sgld": SGLD,
+    "psgld": PSGLD,
+    "sglmc": SGLMC,
+    "sghmc": SGHMC,
+    "sgnht": SGNHT,
+    "csgmcmc": CSGMCMC,
+    "constant_sgd": ConstantSGD,
 }
 """Methods by the names that ``method=`` takes."""
 
 __all__ = [
+    "CSGMCMC",
     "HMC",
     "MALA",
     "MAP",
     "MCLMC",
     "METHODS",
     "NUTS",
+    "PSGLD",
+    "SGHMC",
+    "SGLD",
+    "SGLMC",
+    "SGNHT",
     "AdjustedMCLMC",
     "Anchored",
+    "ConstantSGD",
     "Ensemble",
     "Method",
     "Metropolis",

@@ -23,6 +23,9 @@ class Kernel(Protocol):
     value: Tensor
     """Their log posterior, (n_chains,)."""
 
+    messages: list[str]
+    """What to tell the user in the end."""
+
     def step(self, streams: Streams, iteration: int) -> dict[str, np.ndarray]:
         """Move all chains once; return statistics, each (n_chains,), ``log_prob`` among them."""
 
@@ -113,6 +116,7 @@ def run_chains(
     kind = np.float64 if kernel.theta.dtype == torch.float64 else np.float32
     draws = np.empty((n_chains, n_draws, n_params), dtype=kind)
     stats: dict[str, np.ndarray] = {}
+    interrupted = False
     messages: list[str] = []
     total = n_warmup + n_draws * thin
     kept = 0
@@ -166,6 +170,7 @@ def run_chains(
                 stage = "warm-up" if i < n_warmup else "draw"
                 on_step(i + 1, total, stage + _said(now))
     except KeyboardInterrupt:
+        interrupted = True
         messages.append(
             f"Sampling was interrupted: {kept} of {n_draws} draws per chain are kept"
             + ("." if kept else ", the chains' points in the warm-up stand for them.")
@@ -184,8 +189,8 @@ def run_chains(
         layout,
         stats={name: values[:, :kept] for name, values in stats.items()},
         adapted=kernel.adapted(),
-        messages=messages,
-        interrupted=bool(messages),
+        messages=messages + kernel.messages,
+        interrupted=interrupted,
         state={"groups": [state]},
     )
 

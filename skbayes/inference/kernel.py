@@ -197,6 +197,7 @@ class GradientKernel:
         self.tuner = self.make_tuner(np.full(len(theta), first))
         self.estimate = MetricEstimate(getattr(method, "metric", "diagonal"))
         self.schedule = windows(method.n_warmup)
+        self.messages: list[str] = []
 
     def make_tuner(self, step_size: np.ndarray) -> StepTuner:
         """What tunes the step sizes from these on."""

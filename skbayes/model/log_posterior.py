@@ -163,6 +163,13 @@ class LogPosterior(Density):
         value = self.likelihood.finish(self.statistic(theta), params, self._total)
         return self._factor * value
 
+    def pointwise(self, theta: Tensor) -> Tensor:
+        """Weighted log likelihood of every row, (n_chains, n)."""
+        net, params, hyper = self.layout.split(theta)
+        outputs = self.network.forward(self.prior.weights(net, hyper), self.inputs)
+        logs = self.likelihood.pointwise(outputs, params, self.y)
+        return logs if self.weight is None else logs * self.weight
+
     def statistic(self, theta: Tensor) -> Tensor:
         """The likelihood's statistic summed over all rows, (n_chains, k) in float64."""
         net, _, hyper = self.layout.split(theta)

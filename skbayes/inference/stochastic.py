@@ -1,0 +1,233 @@
+"""What stochastic-gradient Markov chains share: minibatches, step sizes, the clock of the draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.inference.base import to_numpy
+from skbayes.inference.kernel import ChainMethod
+
+BATCH_SIZE = 200
+CURVATURE_ROWS = 2000  # that the largest curvature is taken from
+
+
+class StochasticMethod(ChainMethod):
+    r"""A Markov chain method whose steps see a minibatch of the rows.
+
+    Step sizes are those of gradient descent on the mean loss per row: with a total weight n of the
+    rows, ``learning_rate`` / n is the step size on the log posterior. So a rate means the same
+    whatever the size of data and batch. The temperature T raises the posterior to the power 1 / T;
+    one is the posterior itself.
+
+    Where no rate is given, every chain takes a share (``safe_rate``) of the inverse of the largest
+    curvature of the mean loss at its starting point, by power iteration on gradients: what is
+    stable there, and a bias of the order of that share.
+    """
+
+    n_steps: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    temperature: float
+    control_variates: bool
+
+    safe_rate = 0.2
+
+    thin = 1
+    marginalize = False
+    step_size = None
+
+    def check(self):
+        """Check the parameters, see `Method.check`."""
+        self._require("n_chains", "n_draws")
+        self._require("n_warmup", low=0)
+        self._require("n_steps", "batch_size", or_in=(None,))
+        self._positive("learning_rate", or_in=(None,))
+        self._require("temperature", kind=(int, float), low=0)
+        self._choice("control_variates", (True, False))
+        self._check_init()
+
+
+class StochasticKernel:
+    """Chains that move by steps on minibatches; a subclass says what a step is.
+
+    One iteration advances the clock, which adds up the step sizes, by ``n_steps`` times the first
+    step size. Where step sizes fall, later iterations take more steps: their draws are equally far
+    apart in the time of the diffusion, so that all weigh the same.
+
+    Parameters
+    ----------
+    method : StochasticMethod
+        Its hyper-parameters.
+    log_posterior : LogPosterior
+        The target.
+    theta : Tensor of shape (n_chains, n_params)
+        Starting points, which are the centres of control variates too.
+
+    Attributes
+    ----------
+    rate : Tensor of shape (n_chains, 1)
+        First step size of every chain, in units of the log posterior.
+    t : int
+        Steps taken.
+    clock, spent : float
+        Sum of the step sizes, in units of the first: that is due, and that is done.
+    """
+
+    names: tuple[str, ...] = ()
+    """Tensors besides theta and rate that the next step depends on."""
+
+    fewest_steps = 100
+    """Steps of an iteration where ``n_steps`` is None, if a pass over the data is shorter."""
+
+    def __init__(self, method, log_posterior, theta: Tensor) -> None:
+        self.method, self.log_posterior, self.theta = method, log_posterior, theta
+        n = log_posterior.n
+        self.batch_size = min(n, BATCH_SIZE if method.batch_size is None else method.batch_size)
+        self.n_steps = method.n_steps
+        if self.n_steps is None:
+            self.n_steps = max(self.fewest_steps, -(-n // self.batch_size))
+        rate = 0.0 if method.learning_rate is None else method.learning_rate
+        self.rate = torch.full_like(theta[:, :1], rate / log_posterior.total_weight)
+        self.t, self.clock, self.spent = 0, 0.0, 0.0
+        self.messages: list[str] = []
+        # not worth a pass of its own where draws follow each other faster than passes
+        self.with_value = self.n_steps * self.batch_size >= n
+        self.centre: Tensor | None = None
+        if method.control_variates:
+            self._set_centre(theta)
+        self.value = torch.zeros(len(theta), dtype=torch.float64, device=theta.device)
+
+    def size(self, t: int) -> float:
+        """Step size of step t (from 0) over the first."""
+        return 1.0
+
+    def move(self, streams, epsilon: Tensor) -> dict[str, np.ndarray] | None:
+        """Take one step of sizes (n_chains, 1), in units of the log posterior; give statistics."""
+        raise NotImplementedError("abstract")
+
+    def step(self, streams, iteration):
+        """Move all chains until the clock is due, see `Kernel.step`."""
+        rows: list[dict[str, np.ndarray]] = []
+        self.clock += self.n_steps
+        size = 0.0
+        while self.spent < self.clock - 1e-9:
+            size = self.size(self.t)
+            found = self.move(streams, self.rate * size)
+            if found is not None:
+                rows.append(found)
+            self.t += 1
+            self.spent += size
+        stats = {key: np.mean([row[key] for row in rows], 0) for key in (rows[0] if rows else ())}
+        return self.finish(stats, size)
+
+    def finish(self, stats: dict[str, np.ndarray], size: float) -> dict[str, np.ndarray]:
+        """Statistics of an iteration whose last step had a size, in units of the first."""
+        stats["step_size"] = to_numpy(self.rate[:, 0]).astype(np.float64) * size
+        if not bool(torch.isfinite(self.theta).all()):
+            rates = to_numpy(self.rate[:, 0]) * self.log_posterior.total_weight
+            raise ValueError(
+                f"{type(self.method).__name__}: chains ran away to infinity at a learning rate of "
+                f"{rates.max():.3g} (learning_rate={self.method.learning_rate!r}); set a lower one."
+            )
+        if self.with_value:
+            self.value = self.log_posterior(self.theta)
+            stats["log_prob"] = to_numpy(self.value)
+        return stats
+
+    def adapt(self, iteration, n_warmup, stats):
+        """Nothing is tuned in the warm-up, see `Kernel.adapt`."""
+
+    def find_step_size(self, streams) -> None:
+        """Set the rates where the user has not, by the largest curvature; see `StochasticMethod`."""
+        if self.method.learning_rate is not None:
+            return
+        curvature = self._largest_curvature(streams.child(2))
+        self.rate = (self.method.safe_rate / curvature).to(self.theta.dtype)
+
+    def precondition(self, vector: Tensor) -> Tensor:
+        """The preconditioner's product with a vector of every chain, (n_chains, n_params)."""
+        return vector
+
+    def _largest_curvature(self, streams, n_iter: int = 15) -> Tensor:
+        """Largest eigenvalue in size of the preconditioned Hessian, (n_chains, 1) in float64.
+
+        By power iteration, with differences of gradients for products.
+        """
+        target, n = self.log_posterior, self.log_posterior.n
+        if n > CURVATURE_ROWS:  # the same for all chains, from the first one's numbers
+            index = streams.generators[0].choice(n, CURVATURE_ROWS, replace=False)
+            target = target.minibatch(index)
+        theta = self.theta
+        here = target.grad(theta).clone()
+        direction = streams.normal(theta.shape[1], dtype=theta.dtype, device=theta.device)
+        step = 1e-3 if theta.dtype == torch.float32 else 1e-5
+        value = torch.ones_like(theta[:, :1])
+        for _ in range(n_iter):
+            direction = direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+            change = target.grad(theta + step * direction) - here
+            direction = self.precondition(change / step)
+            value = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+        return value.double().clamp_min(1e-6)
+
+    def adapted(self):
+        """The step sizes that chains began with, see `Kernel.adapted`."""
+        return {"step_size": to_numpy(self.rate[:, 0])}
+
+    def batch(self, streams) -> np.ndarray | None:
+        """Rows of a minibatch of every chain, (n_chains, batch), drawn anew; None are all."""
+        n = self.log_posterior.n
+        if self.batch_size == n:
+            return None
+        return np.stack([g.integers(n, size=self.batch_size) for g in streams.generators])
+
+    def gradient(self, index: np.ndarray | None, theta: Tensor) -> Tensor:
+        r"""Unbiased gradient of the log posterior, in a tensor of its own.
+
+        With control variates (Baker, Fearnhead, Fox and Nemeth, 2019, section 2.2), around the
+        chain's centre,
+
+        .. math:: \nabla \log p(\hat\theta \mid D) + \hat\nabla(\theta) - \hat\nabla(\hat\theta),
+
+        both estimates on the same minibatch.
+        """
+        if index is None:
+            return self.log_posterior.grad(theta).clone()
+        target = self.log_posterior.minibatch(index)
+        out = target.grad(theta).clone()
+        if self.centre is not None:
+            out += self.centre_grad - target.grad(self.centre)
+        return out
+
+    def normal(self, streams) -> Tensor:
+        """Standard normal numbers like theta."""
+        like = self.theta
+        return streams.normal(like.shape[1], dtype=like.dtype, device=like.device)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next step depends on, besides the random streams."""
+        out = {"theta": to_numpy(self.theta), "rate": to_numpy(self.rate), "t": np.array(self.t)}
+        out["clock"] = np.array([self.clock, self.spent])
+        if self.centre is not None:
+            out["centre"] = to_numpy(self.centre)
+        return {**out, **{name: to_numpy(getattr(self, name)) for name in self.names}}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self.theta = self._tensor(state["theta"])
+        self.rate = self._tensor(state["rate"])
+        self.t = int(state["t"])
+        self.clock, self.spent = (float(v) for v in state["clock"])
+        if "centre" in state:
+            self._set_centre(self._tensor(state["centre"]))
+        for name in self.names:
+            setattr(self, name, self._tensor(state[name]))
+
+    def _set_centre(self, centre: Tensor) -> None:
+        self.centre = centre.clone()
+        self.centre_grad = self.log_posterior.grad(self.centre).clone()
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        like = self.theta
+        return torch.as_tensor(values, dtype=like.dtype, device=like.device).clone()
