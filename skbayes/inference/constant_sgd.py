@@ -106,7 +106,7 @@ class _ConstantSGDKernel(StochasticKernel):
             self.batch_size = int(np.clip(n // 20, 1, 200))
             if method.n_steps is None:
                 self.n_steps = max(self.fewest_steps, -(-n // self.batch_size))
-            self.with_value = self.n_steps * self.batch_size >= n
+            self._feed()
         if self.batch_size >= n:
             raise ValueError(
                 f"ConstantSGD: batch_size={method.batch_size!r} is not allowed with {n} rows; it "

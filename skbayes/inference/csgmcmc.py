@@ -89,7 +89,8 @@ class _CyclicalKernel(_SGLDKernel):
         if method.n_steps is None:
             self.n_steps = max(500, 30 * -(-log_posterior.n // self.batch_size))
         self.draws = method.n_draws // method.n_cycles
-        self.with_value = self.n_steps * self.batch_size >= log_posterior.n * self.draws
+        passes = self.n_steps * self.batch_size / log_posterior.n
+        self.with_value = passes >= self.draws and not self.minibatches.on_disk
 
     def size(self, t):
         return 0.5 * (math.cos(math.pi * (t % self.n_steps) / self.n_steps) + 1.0)

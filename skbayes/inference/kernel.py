@@ -14,10 +14,12 @@ from skbayes.inference.base import Method, points, to_numpy
 from skbayes.inference.chains import run_chains
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.metric import METRICS, DiagonalMetric, MetricEstimate, restore_metric
+from skbayes.inference.minibatches import on_disk
 from skbayes.model.collapsed import CollapsedLogPosterior, why_not
 from skbayes.posterior import Posterior
 
 MOST_UNITS = 64  # in the last hidden layer, up to which "auto" integrates the output layer out
+START_ROWS = 20_000  # on disk that starting points are looked for with
 DIVERGENCE = 1000.0  # energy error from which a trajectory counts as diverged
 
 
@@ -393,7 +395,11 @@ def start(init, log_posterior, streams, on_step) -> tuple[Tensor, Posterior | No
         init = clone(init).set_params(n_members=streams.n_chains)  # the others would be in vain
     elif init.chain_count() != streams.n_chains:
         own = streams.child(0, init.chain_count())
-    members = init.run(log_posterior, None, own, on_step)
+    target = log_posterior
+    if on_disk(target):
+        some = own.generators[0].choice(target.n, min(target.n, START_ROWS), replace=False)
+        target = target.subset(np.sort(some))
+    members = init.run(target, None, own, on_step)
     # with fewer members than chains, some chains share a start
     theta = members.last_state[np.arange(streams.n_chains) % members.n_chains]
     theta = torch.as_tensor(theta, dtype=log_posterior.dtype, device=log_posterior.device)

@@ -83,7 +83,7 @@ class _SGLMCKernel(StochasticKernel):
 
     def move(self, streams, epsilon):
         heat, index = self.method.temperature, self.batch(streams)
-        target = self.log_posterior if index is None else self.log_posterior.minibatch(index)
+        target = self.source if index is None else self.source.minibatch(index)
         here = self.theta
         grad = self.gradient(index, here)
         there = self.normal(streams) * (heat * epsilon).sqrt() + here + 0.5 * epsilon * grad

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skbayes.inference.base import to_numpy
 from skbayes.inference.kernel import ChainMethod
+from skbayes.inference.minibatches import Minibatches
 
 BATCH_SIZE = 200
 CURVATURE_ROWS = 2000  # that the largest curvature is taken from
@@ -92,12 +93,18 @@ class StochasticKernel:
         self.rate = torch.full_like(theta[:, :1], rate / log_posterior.total_weight)
         self.t, self.clock, self.spent = 0, 0.0, 0.0
         self.messages: list[str] = []
-        # not worth a pass of its own where draws follow each other faster than passes
-        self.with_value = self.n_steps * self.batch_size >= n
+        self._feed()
         self.centre: Tensor | None = None
         if method.control_variates:
             self._set_centre(theta)
         self.value = torch.zeros(len(theta), dtype=torch.float64, device=theta.device)
+
+    def _feed(self) -> None:
+        """Make the source of minibatches, see `Minibatches`."""
+        self.minibatches, self.source = Minibatches(self.log_posterior, self.batch_size), None
+        # not worth a pass of its own where draws follow each other faster than passes
+        passes = self.n_steps * self.batch_size / self.log_posterior.n
+        self.with_value = passes >= 1 and not self.minibatches.on_disk
 
     def size(self, t: int) -> float:
         """Step size of step t (from 0) over the first."""
@@ -176,11 +183,9 @@ class StochasticKernel:
         return {"step_size": to_numpy(self.rate[:, 0])}
 
     def batch(self, streams) -> np.ndarray | None:
-        """Rows of a minibatch of every chain, (n_chains, batch), drawn anew; None are all."""
-        n = self.log_posterior.n
-        if self.batch_size == n:
-            return None
-        return np.stack([g.integers(n, size=self.batch_size) for g in streams.generators])
+        """Rows of a minibatch of every chain in ``source``, (n_chains, batch); None are all."""
+        self.source, index = self.minibatches.draw(streams, self.t)
+        return index
 
     def gradient(self, index: np.ndarray | None, theta: Tensor) -> Tensor:
         r"""Unbiased gradient of the log posterior, in a tensor of its own.
@@ -194,7 +199,7 @@ class StochasticKernel:
         """
         if index is None:
             return self.log_posterior.grad(theta).clone()
-        target = self.log_posterior.minibatch(index)
+        target = (self.source or self.log_posterior).minibatch(index)
         out = target.grad(theta).clone()
         if self.centre is not None:
             out += self.centre_grad - target.grad(self.centre)

@@ -272,6 +272,12 @@ class LogPosterior(Density):
         out._factor = 1.0
         return out
 
+    def subset(self, index: np.ndarray) -> LogPosterior:
+        """The posterior given some of the rows only, index (m,), with as much weight as they have."""
+        out = self.rows(index)
+        out.total_weight = float(out.n if out.weight is None else out.weight[0].double().sum())
+        return out
+
     def minibatch(self, index: np.ndarray) -> LogPosterior:
         """The unbiased copy: n / batch times the weighted sum over the rows of a minibatch.
 
