@@ -19,12 +19,12 @@ class ConstantSGD(StochasticMethod):
     .. math:: \theta \leftarrow \theta + H \hat\nabla \log p(\theta \mid D)
 
     Near a mode, where the log posterior has the Hessian -A and the gradients of minibatches have
-    the covariance V, both constant, the covariance of theta solves (their equation 13)
+    the covariance V, both constant, the covariance of theta solves (their section 3)
 
     .. math:: H A \Sigma + \Sigma A H^T = H V H^T.
 
-    It comes nearest to the posterior's, A^{-1}, in Kullback-Leibler divergence with (theorems 1
-    and 2, corollary 1, here for sums over the data, not means)
+    It comes nearest to the posterior's, A^{-1}, in Kullback-Leibler divergence with (theirs
+    are for means over the data, these for sums)
 
     .. math:: H = \frac{2 D}{\operatorname{tr} V} I, \qquad
               H_{kk} = \frac{2}{V_{kk}}, \qquad H = 2 V^{-1},

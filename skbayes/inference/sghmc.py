@@ -74,7 +74,7 @@ class SGHMC(StochasticMethod):
 
 
 class SGNHT(StochasticMethod):
-    r"""Stochastic-gradient Nose-Hoover thermostat, Ding et al. (2014), equations 5 and 6.
+    r"""Stochastic-gradient Nose-Hoover thermostat, Ding et al. (2014), algorithm 2.
 
     .. math:: v \leftarrow (1 - \xi) v + \eta \hat\nabla \log p(\theta \mid D)
               + N(0, 2 \alpha \eta T), \qquad \theta \leftarrow \theta + v, \qquad

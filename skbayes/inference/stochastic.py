@@ -190,7 +190,7 @@ class StochasticKernel:
     def gradient(self, index: np.ndarray | None, theta: Tensor) -> Tensor:
         r"""Unbiased gradient of the log posterior, in a tensor of its own.
 
-        With control variates (Baker, Fearnhead, Fox and Nemeth, 2019, section 2.2), around the
+        With control variates (Baker, Fearnhead, Fox and Nemeth, 2019), around the
         chain's centre,
 
         .. math:: \nabla \log p(\hat\theta \mid D) + \hat\nabla(\theta) - \hat\nabla(\hat\theta),
