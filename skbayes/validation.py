@@ -171,14 +171,20 @@ def check_targets(y, shape: tuple[int, ...]) -> np.ndarray:
 
 def mean_squared_norm(X, weight: np.ndarray | None) -> float:
     """Weighted mean of the rows' squared norms."""
-    square = X.multiply(X).sum(1) if sp.issparse(X) else np.einsum("ij,ij->i", X, X)
-    return float(np.average(np.asarray(square).ravel(), weights=weight))
+    if sp.issparse(X):
+        return float(np.average(np.asarray(X.multiply(X).sum(1)).ravel(), weights=weight))
+    out = 0.0
+    for rows in _chunks(X):
+        part = X[rows]
+        square = np.einsum("ij,ij->i", part, part)
+        out += float(square.sum() if weight is None else weight[rows] @ square)
+    return out / float(X.shape[0] if weight is None else weight.sum())
 
 
 def check_finite(inside) -> None:
     """Raise where scaling has left the range of floats."""
-    values = inside.data if sp.issparse(inside) else inside
-    if not np.isfinite(values).all():
+    parts = [inside.data] if sp.issparse(inside) else (inside[rows] for rows in _chunks(inside))
+    if not all(np.isfinite(part).all() for part in parts):
         raise ValueError("X has values so large that standardising them overflows; rescale X.")
 
 
@@ -208,8 +214,6 @@ class Standardizer:
         self.mean, self.scale = np.zeros(d), np.ones(d)
         if not self.active:
             return self
-        w = np.ones(X.shape[0]) if weight is None else weight
-        share = w / w.sum()
         if sp.issparse(X):
             # The largest absolute value, not the deviation: that of a rare word is next to nothing,
             # and its column would drown all others.
@@ -217,18 +221,27 @@ class Standardizer:
             top = np.asarray(abs(used).max(0).todense(), dtype=np.float64).ravel()
             self.scale = np.where(top > 0, top, 1.0)
             return self
+        total = X.shape[0] if weight is None else weight.sum()
+
+        def mean_of(values) -> np.ndarray:
+            """Weighted mean over the rows of what ``values`` makes of them, part by part."""
+            out = np.zeros(d)
+            for rows in _chunks(X):
+                part = values(X[rows])
+                out += part.sum(0) / total if weight is None else (weight[rows] / total) @ part
+            return out
+
         # columns are brought near one first, so that squares neither overflow nor vanish
-        top = np.abs(X).max(0).astype(np.float64)
+        top = np.zeros(d)
+        for rows in _chunks(X):
+            np.maximum(top, np.abs(X[rows]).max(0), out=top)
         top[top == 0] = 1.0
-        mean, square = np.zeros(d), np.zeros(d)
-        for rows in _chunks(X):
-            mean += share[rows] @ (X[rows] / top)
-        for rows in _chunks(X):
-            square += share[rows] @ (X[rows] / top - mean) ** 2
+        mean = mean_of(lambda part: part / top)
+        square = mean_of(lambda part: (part / top - mean) ** 2)
         deviation = np.sqrt(square)
         eps = np.finfo(np.float32 if X.dtype == np.float32 else np.float64).eps
         constant = deviation <= 10 * eps * np.abs(mean)
-        self.mean = np.where(constant & (deviation > 0), X[0] / top, mean) * top
+        self.mean = np.where(constant & (deviation > 0), X[:1][0] / top, mean) * top
         self.scale = np.where(constant, 1.0, deviation) * np.where(constant, 1.0, top)
         return self
 
