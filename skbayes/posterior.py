@@ -221,7 +221,12 @@ class Posterior:
             }
             for group, named in groups.items()
         }
-        dims = {name: _dimensions(name) for name in data["posterior"]}
+        axes = self.layout.network.weight_dims
+        dims = {
+            name: found
+            for name, values in data["posterior"].items()
+            if len(found := _dimensions(name, axes)) == values.ndim - 2
+        }
         made_by = {"inference_library": "skbayes", "inference_library_version": __version__}
         return from_dict(
             data,
@@ -230,11 +235,14 @@ class Posterior:
         )
 
 
-def _dimensions(name: str) -> list[str]:
-    """Dimensions that follow chain and draw, of a parameter by its name."""
+def _dimensions(name: str, axes: tuple[str, str]) -> list[str]:
+    """Dimensions that follow chain and draw, of a parameter by its name.
+
+    ``axes`` are those of a weight.
+    """
     layer, _, part = name.rpartition(".")
     known = {
-        "weight": [f"{layer}.in", f"{layer}.out"],
+        "weight": [f"{layer}.{axis}" for axis in axes],
         "bias": [f"{layer}.out"],
         "noise_std": ["output"],
         "prior_scale": ["prior_group"],
