@@ -16,73 +16,9 @@ from skbayes.base_classifier import BayesianClassifier
 from skbayes.base_regressor import BayesianRegressor
 from skbayes.model import Layout, LogPosterior, ModuleNetwork, ModuleSource, TensorInputs
 from skbayes.model.module_source import accepted_params
+from skbayes.module_params import PREFIX, ModuleParams
 from skbayes.posterior import Posterior
 from skbayes.validation import Standardizer
-
-PREFIX = "module__"
-
-
-class ModuleParams:
-    """Parameters with the prefix ``module__``, kept in one dict.
-
-    `get_params` returns them and `set_params` takes them, so that ``clone``, searches and pipelines
-    treat them as any other. The dict is made with the first of them, since an estimator without
-    such parameters has no attributes but its own.
-    """
-
-    module: Any
-
-    def _keep_module_params(self, params: dict[str, Any]) -> None:
-        """Take what a constructor was given beyond its own parameters."""
-        for key in params:
-            if not key.startswith(PREFIX) or key == PREFIX:
-                raise TypeError(
-                    f"{type(self).__name__}.__init__() got an unexpected keyword argument {key!r}; "
-                    f"parameters of the module have the prefix {PREFIX!r}."
-                )
-        if params:
-            self._module_params = {**self._own_module_params(), **params}
-
-    def _own_module_params(self) -> dict[str, Any]:
-        return getattr(self, "_module_params", {})
-
-    def get_params(self, deep=True):
-        """Get the parameters, those of the module included.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether to return the parameters of method and prior objects too.
-
-        Returns
-        -------
-        dict
-            Values by name.
-        """
-        return {**super().get_params(deep=deep), **self._own_module_params()}  # type: ignore[misc]
-
-    def set_params(self, **params):
-        """Set parameters, also ``module__`` ones and those of method and prior objects.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters by name. What the module's class takes is known when it is called, in `fit`.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is not known, or belongs to a method or prior that is a string.
-        """
-        mine = {key: value for key, value in params.items() if key.startswith(PREFIX)}
-        super().set_params(**{k: v for k, v in params.items() if k not in mine})  # type: ignore[misc]
-        self._keep_module_params(mine)
-        return self
 
 
 class TensorStandardizer(Standardizer):
@@ -132,6 +68,11 @@ class _ModuleMixin(ModuleParams, BayesianEstimator):
             )
         names, any_name = accepted_params(kind)
         for key in self._own_module_params():
+            if not key.startswith(PREFIX):
+                raise ValueError(
+                    f"{key} is not a parameter of {type(self).__name__}; those of the module have "
+                    f"the prefix {PREFIX!r}."
+                )
             if not any_name and key.removeprefix(PREFIX) not in names:
                 raise ValueError(
                     f"{key} is not a parameter of {kind.__name__}; allowed are "
@@ -223,7 +164,7 @@ class BayesianModuleClassifier(_ModuleMixin, BayesianClassifier):
         A class derived from `torch.nn.Module`, called with the ``module__`` parameters, or an
         instance, which is copied and stays as it is. Its ``forward`` takes X as a float tensor
         (n, ...) and returns logits (n, n_classes); for two classes one or two columns; for
-        multilabel y one column per label. No softmax. If its class has the parameters
+        multilabel y one column per label; no softmax. If its class has the parameters
         ``n_inputs`` or ``n_outputs`` and they are not given, they become the length of the second
         axis of X and the number of outputs needed.
 
@@ -358,9 +299,9 @@ class BayesianModuleRegressor(_ModuleMixin, BayesianRegressor):
         A class derived from `torch.nn.Module`, called with the ``module__`` parameters, or an
         instance, which is copied and stays as it is. Its ``forward`` takes X as a float tensor
         (n, ...) and returns means (n, n_targets), or (n,) for one target; with
-        ``noise="heteroscedastic"`` (n, 2 * n_targets), means and then raw scales. If its class has the parameters
-        ``n_inputs`` or ``n_outputs`` and they are not given, they become the length of the second
-        axis of X and the number of outputs needed.
+        ``noise="heteroscedastic"`` (n, 2 * n_targets), means and then raw scales. If its class has
+        the parameters ``n_inputs`` or ``n_outputs`` and they are not given, they become the length
+        of the second axis of X and the number of outputs needed.
 
         A class is called anew for every chain, so that each starts from its own initial weights.
         Of an instance the first chain starts at the weights that it has, the others where

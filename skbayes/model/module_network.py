@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
 
-from skbayes.model.module_source import ModuleSource, seeded
-from skbayes.model.network import Layer
+from skbayes.model.batch_norm import Moments, Seen
+from skbayes.model.module_layers import group, trainable
+from skbayes.model.module_source import ModuleSource
+from skbayes.model.module_trial import check_logits, try_out
 from skbayes.model.tensor_inputs import TensorInputs
 
 # Elements of all parts' outputs in one block: on a CPU larger ones leave the cache.
@@ -84,24 +84,18 @@ class ModuleNetwork:
         self.n_inputs = int(np.prod(source.row_shape))
         self._ready: dict[tuple, nn.Module] = {}
         module = source.build(seed)
-        self._names: list[str] = []  # of the trainable parameters
-        self._shapes: list[tuple[int, ...]] = []
-        self._set_layers(module)
+        self._parameters = trainable(module)
+        self.layers = group(module, self._parameters)
+        self.n_params = sum(int(np.prod(shape)) for _, shape in self._parameters)
+        names = {name for name, _ in self._parameters}
         self._fixed = {
             name: tensor.detach().numpy().copy()
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-            if name not in self._names
+            if name not in names
         }
-        # (name of the part, channels) of batch normalisation whose statistics are estimated
-        self._norms = [
-            (name, part.num_features)
-            for name, part in module.named_modules()
-            if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None)
-        ]
-        self.n_buffers = 2 * sum(size for _, size in self._norms)
-        self._pair = False
-        self._per_row, self._vmaps = 1, False
-        self._try_out(module, example[:N_PROBE], n_outputs, pair, refuse)
+        self._set_norms(module)
+        flat = self._flat(module).double()
+        self._try_out(flat, example[:N_PROBE], n_outputs, pair, refuse)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_ready": {}}
@@ -110,7 +104,7 @@ class ModuleNetwork:
 
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the parameters, in the order of theta."""
-        return list(zip(self._names, self._shapes, strict=True))
+        return list(self._parameters)
 
     def buffers(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the estimated statistics, in the order of `statistics`."""
@@ -133,8 +127,7 @@ class ModuleNetwork:
             module = self.source.build(seed)
             if not self.source.is_class and streams.first + c > 0:
                 self.source.reinitialise(module, seed)
-            named = dict(module.named_parameters())
-            rows.append(torch.cat([named[name].detach().reshape(-1) for name in self._names]))
+            rows.append(self._flat(module))
         return torch.stack(rows).to(dtype=dtype, device=device)
 
     def to_module(self, weights: np.ndarray) -> nn.Module:
@@ -214,16 +207,17 @@ class ModuleNetwork:
         """
         net = theta[:, : self.n_params]
         out = torch.zeros((len(net), self.n_buffers), dtype=theta.dtype, device=theta.device)
-        starts = np.cumsum([0] + [2 * size for _, size in self._norms])
-        spans = {name: (s, size) for s, (name, size) in zip(starts, self._norms, strict=False)}
+        sizes = [2 * channels for _, channels in self._norms]
+        ends = np.cumsum(sizes)
+        starts = {name: end - k for (name, _), end, k in zip(self._norms, ends, sizes, strict=True)}
         module = self._module(theta, True)
         parts = dict(module.named_modules())
         size = self._rows_per_block(theta)
         for c in range(len(net)):
             chain = slice(c, c + 1)
-            for name in self._order:
-                first, channels = spans[name]
-                moments = _Moments(channels, theta.device)
+            for name, channels in self._norms:
+                first = starts[name]
+                moments = Moments(channels, theta.device)
                 hook = parts[name].register_forward_pre_hook(moments)
                 try:
                     for a in range(0, inputs.n, size):
@@ -232,7 +226,7 @@ class ModuleNetwork:
                         try:
                             with torch.no_grad():
                                 self._call(module, named, inputs, chain, rows, loop=True)
-                        except _Seen:
+                        except Seen:
                             pass
                 finally:
                     hook.remove()
@@ -242,6 +236,11 @@ class ModuleNetwork:
         return out
 
     # ----------------------------------------------------------------- helpers
+
+    def _flat(self, module: nn.Module) -> Tensor:
+        """The parameters of a module as theta has them, (n_params,)."""
+        named = dict(module.named_parameters())
+        return torch.cat([named[name].detach().reshape(-1) for name, _ in self._parameters])
 
     def _named(self, theta: Tensor) -> dict[str, Tensor]:
         """Parameters, and statistics where theta holds them, each (chains, *shape)."""
@@ -330,120 +329,52 @@ class ModuleNetwork:
             norm.num_batches_tracked = None
         return module.to(dtype=dtype, device=device)
 
-    def _set_layers(self, module: nn.Module) -> None:
-        """Cut theta into the groups of the priors."""
-        self.layers: list[Layer] = []
-        parts = dict(module.named_modules())
-        start, owner, open_layer = 0, None, False
-        for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            path = name.rpartition(".")[0]
-            shape = tuple(parameter.shape)
-            size = int(np.prod(shape))
-            stop = start + size
-            if len(shape) > 1:
-                fan_in = _fan_in(parts[path], shape)
-                layer = Layer(name, slice(start, stop), slice(stop, stop), fan_in, size // fan_in)
-                self.layers.append(layer)
-            elif open_layer and path == owner:
-                last = self.layers[-1]
-                bias = slice(last.bias.start, stop)
-                self.layers[-1] = Layer(last.name, last.weight, bias, last.fan_in, last.fan_out)
-            else:
-                none = slice(start, start)
-                self.layers.append(Layer(name, none, slice(start, stop), 1, size))
-            owner, open_layer = path, True
-            self._names.append(name)
-            self._shapes.append(shape)
-            start = stop
-        self.n_params = start
-        if not start:
-            raise ValueError(
-                f"module {type(module).__name__} has no parameters to infer (with "
-                "requires_grad=True)."
-            )
+    def _set_norms(self, module: nn.Module, ran: list[str] | None = None) -> None:
+        """Find batch normalisation whose statistics are estimated: names and channels.
+
+        Those that ``ran``, in that order.
+        """
+        sizes = {
+            name: part.num_features
+            for name, part in module.named_modules()
+            if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None)
+        }
+        self._norms = list(sizes.items())
+        if ran is not None:
+            self._norms = [(name, sizes[name]) for name in dict.fromkeys(ran)]
+        self.n_buffers = 2 * sum(size for _, size in self._norms)
 
     # --------------------------------------------------------------- trying out
 
-    def _try_out(self, module: nn.Module, example, n_outputs, pair: bool, refuse) -> None:
-        """Run the module on a few rows: shapes, memory, order of its parts, vmap."""
-        name = type(module).__name__
-        cpu = torch.device("cpu")
-        inputs = TensorInputs(example, dtype=torch.float64, device=cpu)
-        named = dict(module.named_parameters())
-        flat = torch.cat([named[key].detach().double().reshape(-1) for key in self._names])
-        probe = self._hydrate(torch.float64, cpu, False)
-        weights = {key: value[0] for key, value in self._named(flat[None]).items()}
-        X = inputs.block(slice(0, 1), slice(0, inputs.n))
-        self._order: list[str] = []  # batch normalisation in the order of the pass
-        counts: list[int] = []
-        hooks = [
-            part.register_forward_hook(lambda _m, _i, out: counts.append(_count(out)))
-            for part in probe.modules()
-            if not list(part.children())
-        ]
-        parts = dict(probe.named_modules())
-        for key, _ in self._norms:
-            seen = lambda _m, _i, key=key: self._order.append(key)  # noqa: E731
-            hooks.append(parts[key].register_forward_pre_hook(seen))
-        try:
-            with torch.no_grad():
-                outputs = functional_call(probe, weights, (X,))
-        except Exception as error:
-            raise ValueError(
-                f"module {name} cannot be applied to X, of which {len(example)} rows have the "
-                f"shape {tuple(example.shape)}, in float64: {error}"
-            ) from error
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not isinstance(outputs, Tensor) or outputs.dim() not in (1, 2):
-            what = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(
-                f"module {name} must return a tensor of shape (n, n_outputs), but returns {what}."
-            )
-        if len(outputs) != inputs.n:
-            raise ValueError(f"module {name} returns {len(outputs)} rows for {inputs.n} rows of X.")
-        unused = {key for key, _ in self._norms} - set(self._order)
-        self._norms = [(key, size) for key, size in self._norms if key not in unused]
-        self.n_buffers = 2 * sum(size for _, size in self._norms)
-        self._order = list(dict.fromkeys(self._order))
-        self._per_row = max(1, sum(counts) // inputs.n, outputs[:1].numel(), self.n_inputs)
-        found = 1 if outputs.dim() == 1 else outputs.shape[1]
+    def _try_out(self, flat: Tensor, example: np.ndarray, n_outputs, pair: bool, refuse) -> None:
+        """Run the module on a few rows, and set what follows from that."""
+        inputs = TensorInputs(example, dtype=torch.float64, device=torch.device("cpu"))
+        rows = slice(0, inputs.n)
+        X = inputs.block(slice(0, 1), rows)
+        module = self._module(flat[None], False)
+        weights = {name: value[0] for name, value in self._named(flat[None]).items()}
+        trial = try_out(module, weights, X, [name for name, _ in self._norms])
+        self._per_row = trial.per_row
+        self._set_norms(self.source.build(0), trial.order)
+        found = trial.outputs.shape[1]
         self._pair = pair and found == 2
         if n_outputs is not None and found != n_outputs and not self._pair:
             also = " (or 2)" if pair else ""
             raise ValueError(
-                f"module {name} has the wrong number of outputs: expected {n_outputs}{also}, "
-                f"found {found}."
+                f"module {type(module).__name__} has the wrong number of outputs: expected "
+                f"{n_outputs}{also}, found {found}."
             )
         self.n_outputs = 1 if self._pair else found
-        self._check_deterministic(probe, weights, X, outputs)
         if refuse == "probabilities":
-            _refuse_probabilities(name, lambda s: self._scaled(probe, weights, X, s), outputs)
+            check_logits(module, weights, X, trial.outputs)
         self._vmaps = self._try_vmap(flat, inputs)
         self.is_linear = self._try_linear(flat, inputs)
-
-    def _check_deterministic(self, probe, weights, X, outputs) -> None:
-        with seeded(1), torch.no_grad():
-            again = functional_call(probe, weights, (X,))
-        if not torch.equal(outputs, again):
-            raise ValueError(
-                f"module {type(probe).__name__} gives two answers for the same weights and rows "
-                "in eval mode; randomness is only allowed in dropout layers."
-            )
-
-    def _scaled(self, probe, weights, X, scale: float) -> Tensor:
-        """Outputs with all weights times a number."""
-        with torch.no_grad():
-            return functional_call(probe, {k: v * scale for k, v in weights.items()}, (X,))
 
     def _try_vmap(self, flat: Tensor, inputs: TensorInputs) -> bool:
         """Whether the module and its derivative work under vmap, and agree with a loop."""
         theta, chains, rows = torch.stack([flat, 0.9 * flat]), slice(0, 2), slice(0, inputs.n)
         module = self._module(theta, False)
-        results: list[Any] = []
+        results: list[list[Tensor]] = []
         for loop in (True, False):
             try:
                 with torch.enable_grad():
@@ -455,11 +386,10 @@ class ModuleNetwork:
             except Exception:
                 if loop:
                     raise
-                return False
+                return False  # such as a branch that depends on values: a loop can do it
             results.append([out.detach(), *parts])
-        return all(
-            torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(*results, strict=True)
-        )
+        pairs = zip(*results, strict=True)
+        return all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in pairs)
 
     def _try_linear(self, flat: Tensor, inputs: TensorInputs) -> bool:
         """Whether f(a) + f(b) = f(a + b) + f(0) for two random vectors."""
@@ -467,73 +397,8 @@ class ModuleNetwork:
         a, b = torch.randn(2, self.n_params, dtype=torch.float64, generator=generator)
         theta = torch.stack([a, b, a + b, torch.zeros_like(a)])
         module = self._module(theta, False)
-        rows = slice(0, inputs.n)
+        chains, rows = slice(0, 4), slice(0, inputs.n)
         with torch.no_grad():
-            f = self._call(module, self._named(theta), inputs, slice(0, 4), rows, loop=True)
-        size = f.abs().max()
-        return bool(torch.isfinite(size)) and bool(
-            (f[0] + f[1] - f[2] - f[3]).abs().max() <= 1e-9 * size
-        )
-
-
-class _Seen(Exception):
-    """Ends a pass as soon as the layer of interest has its input."""
-
-
-class _Moments:
-    """Mean and variance per channel of what a layer is given, over blocks of rows."""
-
-    def __init__(self, n_channels: int, device: torch.device) -> None:
-        self.count = 0
-        self.mean = torch.zeros(n_channels, dtype=torch.float64, device=device)
-        self.square = torch.zeros_like(self.mean)  # sum of squared deviations
-
-    def __call__(self, _module: nn.Module, args: tuple) -> None:
-        x = args[0].detach().double().transpose(0, 1).flatten(1)  # (channels, values)
-        n, mean = x.shape[1], x.mean(1)
-        # Chan, Golub and LeVeque (1983): sums of squares of two sets
-        gap = mean - self.mean
-        total = self.count + n
-        self.square += ((x - mean[:, None]) ** 2).sum(1) + gap**2 * (self.count * n / total)
-        self.mean += gap * (n / total)
-        self.count = total
-        raise _Seen
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        return self.mean, self.square / self.count
-
-
-def _fan_in(part: nn.Module, shape: tuple[int, ...]) -> int:
-    """How many values one output of a part sums over, for a weight (fan_out, ...)."""
-    if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-        return 1  # a row is looked up
-    if isinstance(part, _ConvTransposeNd):
-        return max(1, shape[0] // part.groups) * int(np.prod(shape[2:]))
-    return max(1, int(np.prod(shape[1:])))
-
-
-def _count(value) -> int:
-    """Numbers in what a part returns."""
-    if isinstance(value, Tensor):
-        return value.numel()
-    return sum(map(_count, value)) if isinstance(value, list | tuple) else 0
-
-
-def _refuse_probabilities(name: str, scaled: Callable[[float], Tensor], outputs: Tensor) -> None:
-    """Raise where outputs are probabilities, not logits."""
-    columns = outputs if outputs.dim() == 2 else outputs[:, None]
-    if columns.shape[1] > 1:
-        sums = bool((columns >= 0).all()) and bool((columns.sum(1) - 1).abs().max() < 1e-5)
-    else:
-        sums = False
-    if not sums:  # a sigmoid stays between 0 and 1 whatever the weights
-        several = [columns, *(scaled(s).reshape(columns.shape) for s in (-1.0, 3.0, -3.0, 10.0))]
-        values = torch.stack(several)
-        inside = bool(((values >= 0) & (values <= 1)).all())
-        moves = bool((values.std(0) > 1e-9).any())
-        sums = inside and moves
-    if sums:
-        raise ValueError(
-            f"module {name} returns probabilities (they sum to one, or stay between 0 and 1); "
-            "return logits: leave out the softmax or sigmoid at its end."
-        )
+            f = self._call(module, self._named(theta), inputs, chains, rows, loop=True)
+        gap = (f[0] + f[1] - f[2] - f[3]).abs().max()
+        return bool(torch.isfinite(f).all()) and bool(gap <= 1e-9 * f.abs().max())

@@ -78,7 +78,9 @@ class ModuleSource:
     def _make_lazy_parts(self, module: nn.Module) -> None:
         """Give lazy parameters their shapes by a pass over one row of zeros."""
         tensors = [*module.parameters(), *module.buffers()]
-        if not any(isinstance(t, nn.parameter.UninitializedTensorMixin) for t in tensors):
+        if not any(
+            isinstance(t, (nn.UninitializedParameter, nn.UninitializedBuffer)) for t in tensors
+        ):
             return
         modes = {part: part.training for part in module.modules()}
         with torch.no_grad():
