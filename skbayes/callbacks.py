@@ -104,7 +104,10 @@ class Listener:
     def __exit__(self, *error) -> None:
         del self.net.history[-1:]  # begun, but not ended
         self.net.notify("on_train_end", X=self.X, y=self.y)
-        self.estimator.history_ = [dict(row) for row in self.net.history]
+        rows = [dict(row) for row in self.net.history]
+        self.estimator.history_ = [
+            {key: value for key, value in row.items() if key != "batches"} for row in rows
+        ]
 
     def step(self, done: int, total: int, text: str) -> None:
         """End an epoch and begin the next."""
@@ -117,6 +120,7 @@ class Listener:
 
     def _begin(self) -> None:
         self.net.notify("on_epoch_begin", **self.data)
+        self.net.history.new_batch()  # Checkpoint looks for one
 
     def _record(self, theta: Tensor) -> None:
         """Write the loss into the history and the weights into the net's module."""

@@ -161,7 +161,7 @@ def test_passes(name, elements, monkeypatch):
     """In one call, in a loop over chains, and in small blocks of rows."""
     module, X = CASES[name]
     net = network_of(module, X[:8])
-    assert net._vmaps == (name not in ("branches", "tied", "tied instance"))
+    assert net._vmaps == (name in ("conv", "lazy", "one column"))
     monkeypatch.setitem(module_network.BLOCK_ELEMENTS, "cpu", elements)
     monkeypatch.setattr(module_network, "VMAP_ELEMENTS", elements)
     check_passes(net, X)
@@ -201,7 +201,7 @@ def test_layers_cover_theta():
     np.testing.assert_allclose(scales[:72], 3.0 / np.sqrt(18))
     np.testing.assert_allclose(scales[72:84], 3.0)  # biases and normalisation
     theta = torch.zeros(2, net.n_params, **F64)
-    assert HierarchicalPrior().build(net).weights(theta, torch.zeros(2, 5, **F64)).shape[1] == 584
+    assert HierarchicalPrior().build(net).weights(theta, torch.zeros(2, 5, **F64)).shape[1] == 588
 
 
 def test_fan_in_of_embeddings_and_recurrences():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -353,7 +354,8 @@ class ModuleNetwork:
         X = inputs.block(slice(0, 1), rows)
         module = self._module(flat[None], False)
         weights = {name: value[0] for name, value in self._named(flat[None]).items()}
-        trial = try_out(module, weights, X, [name for name, _ in self._norms])
+        names = [name for name, _ in self._norms]
+        trial = try_out(module, weights, X, names, alone=not names)
         self._per_row = trial.per_row
         self._set_norms(self.source.build(0), trial.order)
         found = trial.outputs.shape[1]
@@ -377,7 +379,9 @@ class ModuleNetwork:
         results: list[list[Tensor]] = []
         for loop in (True, False):
             try:
-                with torch.enable_grad():
+                with torch.enable_grad(), warnings.catch_warnings():
+                    # what torch warns of is an operation without a batching rule: a loop is faster
+                    warnings.filterwarnings("error", "There is a performance drop")
                     leaves = {k: v.clone().requires_grad_() for k, v in self._named(theta).items()}
                     out = self._call(module, leaves, inputs, chains, rows, loop=loop)
                     parts = torch.autograd.grad(

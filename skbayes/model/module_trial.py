@@ -24,7 +24,9 @@ class Trial(NamedTuple):
     """Names of the parts that were watched, in the order in which they ran."""
 
 
-def try_out(module: nn.Module, weights: dict[str, Tensor], X: Tensor, watched: list[str]) -> Trial:
+def try_out(
+    module: nn.Module, weights: dict[str, Tensor], X: Tensor, watched: list[str], alone: bool
+) -> Trial:
     """Run a module once, and again to see whether it gives the same answer.
 
     Parameters
@@ -37,6 +39,8 @@ def try_out(module: nn.Module, weights: dict[str, Tensor], X: Tensor, watched: l
         Rows.
     watched : list of str
         Parts whose order is asked for.
+    alone : bool
+        Whether a row by itself must have the same outputs.
 
     Returns
     -------
@@ -45,7 +49,8 @@ def try_out(module: nn.Module, weights: dict[str, Tensor], X: Tensor, watched: l
     Raises
     ------
     ValueError
-        If the module fails, or what it returns is not one row of numbers per row of X.
+        If the module fails, what it returns is not one row of numbers per row of X, or is not a
+        function of that row and the weights.
     """
     name = type(module).__name__
     counts: list[int] = []
@@ -84,6 +89,14 @@ def try_out(module: nn.Module, weights: dict[str, Tensor], X: Tensor, watched: l
             f"module {name} gives two answers for the same weights and rows in eval mode; "
             "randomness is only allowed in dropout layers."
         )
+    if alone:
+        with torch.no_grad():
+            first = functional_call(module, weights, (X[:1],))
+        if first.shape != outputs[:1].shape or not torch.allclose(first, outputs[:1], rtol=1e-6):
+            raise ValueError(
+                f"module {name} returns something else for the first row of X by itself; rows must "
+                "not see each other (is the first axis taken for another one?)."
+            )
     per_row = max(1, sum(counts) // len(X), X[:1].numel(), outputs[:1].numel())
     return Trial(outputs if outputs.dim() == 2 else outputs[:, None], per_row, order)
 
