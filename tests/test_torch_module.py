@@ -309,9 +309,10 @@ def test_saved_models(images, tmp_path):
             assert not isinstance(value, torch.Tensor)
 
 
+@pytest.mark.slow
 def test_groups_of_chains_in_processes(images):
     X, y = images
-    method = HMC(n_chains=17, n_warmup=3, n_draws=3, max_leapfrog=2, init=None)
+    method = HMC(n_chains=5, n_warmup=3, n_draws=3, max_leapfrog=2, init="prior")
     model = BayesianModuleClassifier(Conv, method=method, random_state=0)
     draws = [clone(model).set_params(n_jobs=n).fit(X, y).posterior_.draws for n in (1, 2)]
     np.testing.assert_array_equal(*draws)
@@ -319,7 +320,7 @@ def test_groups_of_chains_in_processes(images):
 
 def test_checkpoints_tell_instances_apart(images, tmp_path):
     X, y = images
-    method = HMC(n_chains=1, n_warmup=2, n_draws=2, max_leapfrog=2, init=None)
+    method = HMC(n_chains=1, n_warmup=2, n_draws=2, max_leapfrog=2, init="prior")
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         with torch.random.fork_rng():

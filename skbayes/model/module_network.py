@@ -190,8 +190,11 @@ class ModuleNetwork:
                 }
                 outputs = self._call(module, leaves, inputs, chains, rows)
             delta = cotangent(outputs.detach().mT.clone(), chains, rows)
+            with torch.enable_grad():
+                # a sum, not `grad_outputs`, for which torch imports a second's worth of modules
+                inner = (outputs * delta.mT).sum()
             parts = torch.autograd.grad(
-                outputs, list(leaves.values()), delta.mT, materialize_grads=True, allow_unused=True
+                inner, list(leaves.values()), materialize_grads=True, allow_unused=True
             )
             grad[chains] += torch.cat([part.flatten(1) for part in parts], 1)
         return grad
