@@ -221,11 +221,10 @@ class Posterior:
             }
             for group, named in groups.items()
         }
-        axes = self.layout.network.weight_dims
         dims = {
             name: found
             for name, values in data["posterior"].items()
-            if len(found := _dimensions(name, axes)) == values.ndim - 2
+            if len(found := _dimensions(name)) == values.ndim - 2
         }
         made_by = {"inference_library": "skbayes", "inference_library_version": __version__}
         return from_dict(
@@ -235,14 +234,11 @@ class Posterior:
         )
 
 
-def _dimensions(name: str, axes: tuple[str, str]) -> list[str]:
-    """Dimensions that follow chain and draw, of a parameter by its name.
-
-    ``axes`` are those of a weight.
-    """
+def _dimensions(name: str) -> list[str]:
+    """Dimensions that follow chain and draw, of a parameter by its name."""
     layer, _, part = name.rpartition(".")
     known = {
-        "weight": [f"{layer}.{axis}" for axis in axes],
+        "weight": [f"{layer}.in", f"{layer}.out"],
         "bias": [f"{layer}.out"],
         "noise_std": ["output"],
         "prior_scale": ["prior_group"],

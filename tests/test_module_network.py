@@ -34,7 +34,7 @@ def network_of(module, X, n_outputs=None, **options):
 
 
 def perceptrons(kind, prior=None, hidden=5):
-    """The same log posterior with both networks, and theta of one as theta of the other."""
+    """The same log posterior with both networks; theta is the same for both."""
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(N, D)), make_targets(kind, N, rng)
     targets = torch.as_tensor(y[None].copy(), **F64)
@@ -47,47 +47,32 @@ def perceptrons(kind, prior=None, hidden=5):
                          targets, weight)  # fmt: skip
     second = LogPosterior(any_module, likelihood, prior.build(any_module), TensorInputs(X, **F64),
                           targets, weight)  # fmt: skip
-
-    # the weights of torch are those of the perceptron transposed
-    order, start = [], 0
-    for _, shape in mlp.parameters():
-        index = np.arange(start, start + int(np.prod(shape))).reshape(shape)
-        order.append(index.T.ravel())
-        start += index.size
-    return first, second, np.concatenate([*order, np.arange(start, first.n_params)])
+    return first, second
 
 
 @pytest.mark.parametrize("prior", [NormalPrior(1.5, fan_in=True), HierarchicalPrior()])
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_posterior_of_a_perceptron(kind, prior):
-    first, second, order = perceptrons(kind, prior)
+    first, second = perceptrons(kind, prior)
     assert first.n_params == second.n_params
     theta = torch.as_tensor(np.random.default_rng(1).normal(size=(3, first.n_params)))
     index = np.random.default_rng(2).integers(0, N, size=(3, 6))
     for cut in (lambda t: t, lambda t: t.minibatch(index), lambda t: t.rows(index[0])):
         value, grad = cut(first).value_and_grad(theta)
-        found, by_theta = cut(second).value_and_grad(theta[:, order].contiguous())
+        found, by_theta = cut(second).value_and_grad(theta)
         np.testing.assert_allclose(found, value, rtol=1e-10)
-        np.testing.assert_allclose(by_theta, grad[:, order], rtol=1e-8, atol=1e-9)
-        np.testing.assert_allclose(cut(second)(theta[:, order]), cut(first)(theta), rtol=1e-10)
+        np.testing.assert_allclose(by_theta, grad, rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(cut(second)(theta), cut(first)(theta), rtol=1e-10)
 
 
 @pytest.mark.parametrize("method", [MAP(max_epochs=40), HMC(n_chains=2, n_warmup=10, n_draws=5,
                          max_leapfrog=4, init=None)])  # fmt: skip
 def test_methods_take_the_same_way(method):
-    first, second, order = perceptrons("categorical")
+    first, second = perceptrons("categorical")
     n = method.chain_count()
     theta = torch.as_tensor(0.3 * np.random.default_rng(1).normal(size=(n, first.n_params)))
-    # of a sampler the momenta would have another order; with this noise they are the same
-    streams = Streams(0, n), Streams(0, n)
-    plain = streams[1].normal
-    ordered = lambda *shape, **kw: plain(*shape, **kw)[..., order]  # noqa: E731
-    streams[1].normal = lambda *shape, **kw: (
-        ordered(*shape, **kw) if shape == (len(order),) else plain(*shape, **kw)
-    )
-    expected = method.run(first, theta.clone(), streams[0])
-    found = method.run(second, theta[:, order].contiguous(), streams[1])
-    np.testing.assert_allclose(found.draws, expected.draws[..., order], rtol=1e-5, atol=1e-6)
+    expected, found = (method.run(t, theta.clone(), Streams(0, n)) for t in (first, second))
+    np.testing.assert_allclose(found.draws, expected.draws, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", [None, "group", "batch"])
@@ -103,6 +88,10 @@ def test_gradient_of_a_convolution(norm, per_chain):
     theta = torch.as_tensor(np.random.default_rng(2).normal(size=(2, net.n_params)))
     grad = target.value_and_grad(theta)[1]
     np.testing.assert_allclose(grad, finite_differences(target, theta), rtol=1e-5, atol=1e-5)
+
+
+def is_linear(module, name):
+    return isinstance(dict(module.named_modules())[name.rpartition(".")[0]], nn.Linear)
 
 
 def check_passes(net, X, chains=3, seed=1):
@@ -128,9 +117,11 @@ def check_passes(net, X, chains=3, seed=1):
         outputs = outputs.reshape(len(X), -1)
         np.testing.assert_allclose(forward[c], outputs.detach().T, rtol=1e-9, atol=1e-10)
         (outputs.T * cotangent[c]).sum().backward()
-        parts = [named[name].grad for name, _ in net.parameters()]
-        shapes = [shape for _, shape in net.parameters()]
-        parts = [torch.zeros(s) if p is None else p for p, s in zip(parts, shapes, strict=True)]
+        parts = []
+        for name, shape in net.parameters():
+            part = named[name].grad
+            part = torch.zeros(shape) if part is None else part
+            parts.append(part if part.shape == shape and not is_linear(module, name) else part.mT)
         expected = torch.cat([part.reshape(-1) for part in parts])
         np.testing.assert_allclose(grad[c], expected, rtol=1e-8, atol=1e-9)
 
@@ -252,7 +243,9 @@ def test_initial_weights_of_an_instance():
     before = copy.deepcopy(module.state_dict())
     net = network_of(module, IMAGES)
     theta = net.initial(Streams(0, 3), dtype=torch.float32, device=torch.device("cpu"))
-    own = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    turn = {"out.weight": lambda p: p.T}  # as the perceptron has it
+    own = torch.cat([turn.get(name, lambda p: p)(p.detach()).reshape(-1)
+                     for name, p in module.named_parameters()])  # fmt: skip
     assert torch.equal(theta[0], own)
     assert not torch.allclose(theta[1], own) and not torch.allclose(theta[1], theta[2])
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
@@ -281,6 +274,20 @@ def test_pickle_holds_no_tensors(module):
     np.testing.assert_array_equal(
         pickle.loads(data).forward(theta, TensorInputs(X, **F64)), expected
     )
+
+
+def test_features_of_the_last_layer():
+    net = network_of(Conv, IMAGES)
+    theta = torch.as_tensor(np.random.default_rng(0).normal(size=(2, net.n_params)))
+    inputs = TensorInputs(IMAGES, **F64)
+    features = net.features(theta, inputs)
+    ones = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+    joint = theta[:, net.layers[-1].joint].view(2, 9, 3)
+    np.testing.assert_allclose(joint.mT @ ones, net.forward(theta, inputs), rtol=1e-10)
+    for module in (nn.Sequential(nn.Linear(4, 2), nn.Tanh()), nn.Linear(4, 2, bias=False)):
+        net = network_of(module, X4)
+        with pytest.raises(ValueError, match="does not end in a torch.nn.Linear"):
+            net.features(torch.ones(1, net.n_params, **F64), TensorInputs(X4, **F64))
 
 
 # ---------------------------------------------------------- batch normalisation

@@ -10,7 +10,7 @@ from skbayes.model.network import Layer
 
 
 def trainable(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the parameters that are inferred; tied ones come once.
+    """Names and shapes, as the module has them, of what is inferred; tied parameters come once.
 
     Raises
     ------
@@ -23,6 +23,16 @@ def trainable(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
             f"module {type(module).__name__} has no parameters to infer (with requires_grad=True)."
         )
     return out
+
+
+def transposed(module: nn.Module, parameters: list[tuple[str, tuple[int, ...]]]) -> set[str]:
+    """Names of the weights that theta holds as (fan_in, fan_out): those of `torch.nn.Linear`."""
+    parts = dict(module.named_modules())
+    return {
+        name
+        for name, _ in parameters
+        if isinstance(parts[name.rpartition(".")[0]], nn.Linear) and name.endswith("weight")
+    }
 
 
 def group(module: nn.Module, parameters: list[tuple[str, tuple[int, ...]]]) -> list[Layer]:

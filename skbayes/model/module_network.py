@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skbayes.model.batch_norm import Moments, Seen
-from skbayes.model.module_layers import group, trainable
+from skbayes.model.module_layers import group, trainable, transposed
 from skbayes.model.module_source import ModuleSource
 from skbayes.model.module_trial import check_logits, try_out
 from skbayes.model.tensor_inputs import TensorInputs
@@ -30,7 +30,8 @@ class ModuleNetwork:
     r"""A torch module on flat parameters, batched over chains.
 
     theta holds the trainable parameters in the order of ``module.named_parameters()``, tied ones
-    once; parameters with ``requires_grad=False`` and buffers stay as they are. All chains go
+    once, the weights of linear layers as (fan_in, fan_out) as `MLPNetwork` has them; parameters
+    with ``requires_grad=False`` and buffers stay as they are. All chains go
     through one `torch.func.vmap` of the module, or, on a CPU where the chains are large or single,
     through a loop, which is faster there (grouped convolutions are slow).
 
@@ -68,7 +69,6 @@ class ModuleNetwork:
         Whether the outputs are linear (affine) in theta.
     """
 
-    weight_dims = ("out", "in")
     input_scale = 1.0
 
     def __init__(
@@ -86,6 +86,7 @@ class ModuleNetwork:
         self._ready: dict[tuple, nn.Module] = {}
         module = source.build(seed)
         self._parameters = trainable(module)
+        self._transposed = transposed(module, self._parameters)
         self.layers = group(module, self._parameters)
         self.n_params = sum(int(np.prod(shape)) for _, shape in self._parameters)
         names = {name for name, _ in self._parameters}
@@ -105,7 +106,10 @@ class ModuleNetwork:
 
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the parameters, in the order of theta."""
-        return list(self._parameters)
+        return [
+            (name, shape[::-1] if name in self._transposed else shape)
+            for name, shape in self._parameters
+        ]
 
     def buffers(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the estimated statistics, in the order of `statistics`."""
@@ -196,8 +200,44 @@ class ModuleNetwork:
             parts = torch.autograd.grad(
                 inner, list(leaves.values()), materialize_grads=True, allow_unused=True
             )
-            grad[chains] += torch.cat([part.flatten(1) for part in parts], 1)
+            grad[chains] += torch.cat(
+                [self._as_theta(name, part) for name, part in zip(leaves, parts, strict=True)], 1
+            )
         return grad
+
+    def features(self, theta: Tensor, inputs: TensorInputs) -> Tensor:
+        """What the last layer receives, (n_chains, fan_in, n).
+
+        Raises
+        ------
+        ValueError
+            Unless the module ends in a `torch.nn.Linear` with a bias that is its last part.
+        """
+        module = self._module(theta, False)
+        last = dict(module.named_modules())[self.layers[-1].name.rpartition(".")[0]]
+        if self.n_buffers:
+            raise _unknown_last(module, "has batch normalisation that its weights change")
+        if self._pair:
+            raise _unknown_last(module, "has two columns for two classes; return one")
+        if type(last) is not nn.Linear or last.bias is None:
+            raise _unknown_last(module)
+        seen: list[tuple[Tensor, Tensor]] = []
+        hook = last.register_forward_hook(lambda _part, args, out: seen.append((args[0], out)))
+        out = theta.new_empty((theta.shape[0], last.in_features, inputs.n))
+        chains = [slice(c, c + 1) for c in range(theta.shape[0])]
+        try:
+            for chain in chains:
+                for _, rows in self._blocks(theta[chain], inputs, whole=False):
+                    seen.clear()
+                    named = self._named(theta[chain])
+                    with torch.no_grad():
+                        values = self._call(module, named, inputs, chain, rows, loop=True)[0]
+                    if len(seen) != 1 or not torch.equal(seen[0][1].reshape(values.shape), values):
+                        raise _unknown_last(module)
+                    out[chain, :, rows] = seen[0][0].T
+        finally:
+            hook.remove()
+        return out
 
     def blocks_have_all_rows(self, theta: Tensor, inputs: TensorInputs) -> bool:
         """Whether ``cotangent`` of `vjp` sees all rows of some chains, rather than a part."""
@@ -244,7 +284,13 @@ class ModuleNetwork:
     def _flat(self, module: nn.Module) -> Tensor:
         """The parameters of a module as theta has them, (n_params,)."""
         named = dict(module.named_parameters())
-        return torch.cat([named[name].detach().reshape(-1) for name, _ in self._parameters])
+        return torch.cat([self._as_theta(n, named[n].detach())[0] for n, _ in self._parameters])
+
+    def _as_theta(self, name: str, values: Tensor) -> Tensor:
+        """A parameter of the module ([chains,] *shape) as theta has it, (1 or chains, size)."""
+        shape = dict(self._parameters)[name]
+        values = values.reshape(-1, *shape)
+        return (values.mT if name in self._transposed else values).flatten(1)
 
     def _named(self, theta: Tensor) -> dict[str, Tensor]:
         """Parameters, and statistics where theta holds them, each (chains, *shape)."""
@@ -254,7 +300,8 @@ class ModuleNetwork:
         out, start = {}, 0
         for name, shape in entries:
             stop = start + int(np.prod(shape))
-            out[name] = theta[:, start:stop].view(-1, *shape)
+            values = theta[:, start:stop].view(-1, *shape)
+            out[name] = values.mT if name in self._transposed else values
             start = stop
         return out
 
@@ -409,3 +456,9 @@ class ModuleNetwork:
             f = self._call(module, self._named(theta), inputs, chains, rows, loop=True)
         gap = (f[0] + f[1] - f[2] - f[3]).abs().max()
         return bool(torch.isfinite(f).all()) and bool(gap <= 1e-9 * f.abs().max())
+
+
+def _unknown_last(
+    module: nn.Module, why: str = "does not end in a torch.nn.Linear with a bias, as its last part"
+) -> ValueError:
+    return ValueError(f"The last layer of {type(module).__name__} is not known: it {why}.")

@@ -80,9 +80,6 @@ class MLPNetwork:
     n_buffers = 0
     """Numbers besides the weights that a draw carries, see `ModuleNetwork`."""
 
-    weight_dims = ("in", "out")
-    """What the axes of a weight are."""
-
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_plans": {}}
 
