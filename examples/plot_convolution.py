@@ -24,6 +24,7 @@ from torch import nn
 
 from skbayes import BayesianModuleClassifier
 from skbayes.inference import Ensemble
+from skbayes.model.priors import NormalPrior
 
 
 class Digits(nn.Sequential):
@@ -49,6 +50,7 @@ X_train, X_test, y_train, y_test = train_test_split(
 model = BayesianModuleClassifier(
     Digits,
     module__width=8,
+    prior=NormalPrior(scale=5.0, fan_in=True),
     method=Ensemble(n_members=5, max_epochs=30, validation_fraction=0, learning_rate=0.01),
     random_state=0,
 )

@@ -236,6 +236,7 @@ class BayesianModuleClassifier(_ModuleMixin, BayesianClassifier):
     >>> import torch
     >>> from sklearn.datasets import load_digits
     >>> from skbayes import BayesianModuleClassifier
+    >>> from skbayes.inference import MAP
     >>> class Net(torch.nn.Sequential):
     ...     def __init__(self, width=8, n_outputs=10):
     ...         super().__init__(
@@ -243,7 +244,8 @@ class BayesianModuleClassifier(_ModuleMixin, BayesianClassifier):
     ...             torch.nn.Linear(9 * width, n_outputs))
     >>> digits = load_digits()
     >>> X, y = digits.images[:300, None] / 16, digits.target[:300]
-    >>> clf = BayesianModuleClassifier(Net, method="map", module__width=4, random_state=0)
+    >>> method = MAP(solver="adam", max_epochs=60)
+    >>> clf = BayesianModuleClassifier(Net, method=method, module__width=4, random_state=0)
     >>> clf.fit(X, y).predict_proba(X[:2]).shape
     (2, 10)
     >>> bool(clf.score(X, y) > 0.9)
@@ -383,7 +385,7 @@ class BayesianModuleRegressor(_ModuleMixin, BayesianRegressor):
     ...         return self.out(torch.sin(self.read(x)))
     >>> X = np.linspace(-3, 3, 50)[:, None]
     >>> y = np.sin(2 * X[:, 0])
-    >>> reg = BayesianModuleRegressor(Wave, noise=0.1, random_state=0).fit(X, y)
+    >>> reg = BayesianModuleRegressor(Wave, method="map", noise=0.1, random_state=0).fit(X, y)
     >>> mean, std = reg.predict(X, return_std=True)
     >>> bool(np.abs(mean - y).mean() < 0.1)
     True
