@@ -81,10 +81,10 @@ plt.show()
 # A digit that turns
 # ------------------
 #
-# A three is turned by half a circle. Upright it is like the training images. On its side it is like
-# none of them, so the members of the ensemble disagree: that part of the entropy, the mutual
-# information of label and weights, is the epistemic uncertainty. The rest is what the members
-# agree to be unsure about.
+# A three is turned by half a circle. Lying on its side it is like no digit, and the entropy is
+# highest. Part of it is the disagreement of the members, the mutual information of label and
+# weights: that is the epistemic uncertainty, which more training images could take away. The rest
+# is what each member is unsure about by itself.
 
 three = X_test[(y_test == 3) & (uncertainty.total < np.median(uncertainty.total))][0, 0]
 angles = np.arange(0, 181, 5)
@@ -109,5 +109,9 @@ bottom.legend()
 plt.show()
 
 # %%
-# A single network would have no epistemic part: it has nobody to disagree with. Ensembles are one
-# of the methods; every method of this package takes a module, see the user guide.
+# At 35 degrees the picture is another one: all members take the three for a nine, and are nearly
+# sure of it. An average over weights knows what the weights have not learned; it does not know that
+# images are turned.
+#
+# A single network would have no epistemic part: it has nobody to disagree with. Ensembles are one of
+# the methods; all others take a module in the same way.
