@@ -113,5 +113,5 @@ plt.show()
 # sure of it. An average over weights knows what the weights have not learned; it does not know that
 # images are turned.
 #
-# A single network would have no epistemic part: it has nobody to disagree with. Ensembles are one of
-# the methods; all others take a module in the same way.
+# A single network would have no epistemic part: it has nobody to disagree with. Ensembles are one
+# of the methods; all others take a module in the same way.
