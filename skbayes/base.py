@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -80,6 +81,9 @@ class BayesianEstimator(BaseEstimator):
     posterior_: Posterior
     _layout: Layout
 
+    # what X may be, as scikit-learn's check_array takes it
+    _x_checks: ClassVar[dict[str, Any]] = {"accept_sparse": "csr"}
+
     # ---------------------------------------------------------------- fitting
 
     def fit(self, X, y, sample_weight=None, checkpoint=None):
@@ -122,11 +126,15 @@ class BayesianEstimator(BaseEstimator):
             self,
             X,
             y,
-            accept_sparse="csr",
+            **self._x_checks,
             dtype=[np.float64, np.float32],
             multi_output=True,
             reset=not again,
         )
+        if again:
+            self._check_row_shape(X)
+        else:
+            self._row_shape = X.shape[1:]
         auto = method is None
         if auto and again:
             method = getattr(self, "_auto_method", None)  # what went before goes on
@@ -135,21 +143,22 @@ class BayesianEstimator(BaseEstimator):
         weight = check_sample_weight(sample_weight, X.shape[0])
         targets, weight = self._encode_y(y, weight, again)
         if not again:
-            self._scaler = Standardizer(self.standardize in (True, "X")).fit(X, weight)
+            self._scaler = self._make_scaler().fit(X, weight)
         inside = self._scaler.transform(X)
         check_finite(inside)
+        seed = draw_seed(self.random_state)
         if again:
             network, likelihood = self._layout.network, self._layout.likelihood
             bound = self._layout.prior
         else:
-            network = self._make_network(X.shape[1])
+            network = self._make_network(inside, seed)
             likelihood = self._make_likelihood(targets, weight)
-            bound = prior.build(network, mean_squared_norm(inside, weight))
+            bound = self._bind_prior(prior, network, inside, weight)
         target = LogPosterior(
             network,
             likelihood,
             bound,
-            Inputs(inside, dtype=dtype, device=device, scale=network.input_scale),
+            self._make_inputs(inside, network, dtype=dtype, device=device),
             torch.as_tensor(targets[None], dtype=dtype, device=device),
             None if weight is None else torch.as_tensor(weight[None], dtype=dtype, device=device),
         )
@@ -158,7 +167,6 @@ class BayesianEstimator(BaseEstimator):
             check_checkpoint(checkpoint, method, self.random_state)
         if auto:
             self._auto_method = method
-        seed = draw_seed(self.random_state)
         data = fingerprint(X, y, weight, dtype) if isinstance(method, ChainMethod) else None
         theta0 = state = store = None
         if again:
@@ -171,19 +179,20 @@ class BayesianEstimator(BaseEstimator):
         self._layout = target.layout
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._listening(target, bar, X, y) as (watched, on_step):
                 posterior = run_method(
                     method,
-                    target,
+                    watched,
                     theta0,
                     seed,
-                    bar,
+                    on_step,
                     n_jobs=self.n_jobs,
                     state=state,
                     checkpoint=store,
                 )
         finally:
             bar.close()
+        self._add_buffers(posterior, target)
         if posterior.state is not None:
             posterior.state.update(data=data, shape=X.shape)
         self.posterior_ = posterior
@@ -216,8 +225,12 @@ class BayesianEstimator(BaseEstimator):
         params = self.get_params(deep=False)
         for name in ("n_jobs", "verbose", "warm_start"):
             del params[name]
-        params.update(method=method, prior=prior)
+        params.update(method=method, prior=prior, **self._more_for_fingerprint())
         return fingerprint(__version__, type(self).__qualname__, params, data, theta0, state)
+
+    def _more_for_fingerprint(self) -> dict[str, Any]:
+        """Parameters by what they hold, where their ``repr`` does not say it."""
+        return {}
 
     def _store(self, posterior, inside, seed: int) -> None:
         """Set the fitted attributes that follow from the posterior."""
@@ -251,12 +264,9 @@ class BayesianEstimator(BaseEstimator):
         device = self._prediction_device()
         # a copy, since torch must not share a memory-mapped posterior
         flat = torch.as_tensor(np.array(theta, dtype=np.float64), device=device)
-        net, _, hyper = layout.split(flat)
-        scale = layout.network.input_scale
-        inputs = Inputs(inside, dtype=torch.float64, device=device, scale=scale)
+        inputs = self._make_inputs(inside, layout.network, dtype=torch.float64, device=device)
         with torch.no_grad():
-            weights = layout.prior.weights(net, hyper)
-            return layout.network.forward(weights, inputs).cpu().numpy()
+            return layout.network.forward(layout.for_forward(flat), inputs).cpu().numpy()
 
     def _prediction_device(self) -> torch.device:
         if self.device != "cpu" and not torch.cuda.is_available():
@@ -271,9 +281,17 @@ class BayesianEstimator(BaseEstimator):
 
     def _check_X(self, X):
         check_is_fitted(self, "posterior_")
-        return validate_data(
-            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
-        )
+        X = validate_data(self, X, **self._x_checks, dtype=[np.float64, np.float32], reset=False)
+        self._check_row_shape(X)
+        return X
+
+    def _check_row_shape(self, X) -> None:
+        """Raise unless rows have the shape of those of the fit, where there are more dimensions."""
+        if X.shape[1:] != self._row_shape:
+            raise ValueError(
+                f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was fitted on rows "
+                f"of shape {self._row_shape}."
+            )
 
     def _chunks(self, X, n_draws: int | None = None, per_output: int = 1):
         """Rows of X in chunks of bounded memory: slices, theta, outputs of all draws.
@@ -329,22 +347,19 @@ class BayesianEstimator(BaseEstimator):
             layout, inside = self._layout, self._scaler.transform(X)
         else:
             self._check_model()
-            X = validate_data_only(X)
-            network = self._make_network(X.shape[1], fitted=False)
+            X = check_array(X, **self._x_checks, dtype=[np.float64, np.float32])
+            inside = self._make_scaler().fit(X).transform(X)
+            network = self._make_network(inside, streams.seed, fitted=False)
             likelihood = self._make_likelihood(None, None)
-            scaler = Standardizer(self.standardize in (True, "X")).fit(X)
-            inside = scaler.transform(X)
-            prior = resolve_prior(self.prior)
-            bound = prior.build(network, mean_squared_norm(inside, None))
+            bound = self._bind_prior(resolve_prior(self.prior), network, inside, None)
             layout = Layout(network, likelihood, bound)
         kw: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
         net, hyper = layout.prior.sample(streams, **kw)
         params = layout.likelihood.sample_prior(streams, **kw)
         theta = torch.cat([net, params, hyper], 1)
-        scale = layout.network.input_scale
         with torch.no_grad():
             outputs = layout.network.forward(
-                layout.prior.weights(net, hyper), Inputs(inside, scale=scale, **kw)
+                layout.prior.weights(net, hyper), self._make_inputs(inside, layout.network, **kw)
             )
         return layout, theta.numpy(), outputs.numpy()
 
@@ -352,8 +367,26 @@ class BayesianEstimator(BaseEstimator):
         """Check the parameters of the model."""
         raise NotImplementedError("abstract")
 
-    def _make_network(self, n_features: int, fitted: bool = True) -> Any:
+    def _make_network(self, inside, seed: int, fitted: bool = True) -> Any:
+        """The network for rows as it will see them."""
         raise NotImplementedError("abstract")
+
+    def _make_scaler(self) -> Standardizer:
+        return Standardizer(self.standardize in (True, "X"))
+
+    def _make_inputs(self, inside, network, *, dtype, device) -> Any:
+        """Rows as tensors."""
+        return Inputs(inside, dtype=dtype, device=device, scale=network.input_scale)
+
+    def _bind_prior(self, prior, network, inside, weight):
+        return prior.build(network, mean_squared_norm(inside, weight))
+
+    def _listening(self, target, bar, X, y) -> AbstractContextManager:
+        """Give the log posterior and the ``on_step`` that a run is to have."""
+        return nullcontext((target, bar))
+
+    def _add_buffers(self, posterior, target) -> None:
+        """Add to the draws what the network needs besides its weights."""
 
     def _encode_y(self, y, weight, again: bool):
         raise NotImplementedError("abstract")
@@ -389,11 +422,6 @@ def check_count(name: str, value) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= 1.")
     return int(value)
-
-
-def validate_data_only(X):
-    """Check X where there is no fitted estimator to compare it with."""
-    return check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32])
 
 
 def random_generator(random_state) -> np.random.Generator:

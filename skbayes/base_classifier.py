@@ -282,6 +282,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         _, _, outputs = self._prior_theta(X, n_samples, random_state)
         if hasattr(self, "posterior_"):
             return self._proba(outputs)
+        if outputs.shape[1] > 1:  # a module says by itself how many classes there are
+            return np.moveaxis(softmax(outputs, axis=1), 1, 2)
         p = expit(outputs[:, 0])
         return np.stack([1 - p, p], -1)
 

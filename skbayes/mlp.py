@@ -16,9 +16,9 @@ class _MLPMixin(BayesianEstimator):
         check_hidden_layer_sizes(self.hidden_layer_sizes)
         check_activation(self.activation)
 
-    def _make_network(self, n_features: int, fitted: bool = True) -> MLPNetwork:
+    def _make_network(self, inside, seed, fitted=True) -> MLPNetwork:
         sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
-        return MLPNetwork(n_features, sizes, self._n_network_outputs(fitted), self.activation)
+        return MLPNetwork(inside.shape[1], sizes, self._n_network_outputs(fitted), self.activation)
 
 
 class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):

@@ -221,7 +221,11 @@ class Posterior:
             }
             for group, named in groups.items()
         }
-        dims = {name: _dimensions(name) for name in data["posterior"]}
+        dims = {
+            name: found
+            for name, values in data["posterior"].items()
+            if len(found := _dimensions(name)) == values.ndim - 2
+        }
         made_by = {"inference_library": "skbayes", "inference_library_version": __version__}
         return from_dict(
             data,

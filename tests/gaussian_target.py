@@ -26,7 +26,9 @@ class GaussianTarget:
 
     likelihood = None
     device = CPU
-    network = SimpleNamespace(layers=["one"])  # that is, log-concave, as a linear model is
+    network = SimpleNamespace(
+        layers=["one"], is_linear=True
+    )  # that is, log-concave, as a linear model is
 
     def __init__(self, mean, cov, dtype=torch.float64, n=100):
         self.dtype, self.n, self.total_weight = dtype, n, float(n)

@@ -91,7 +91,7 @@ class Anchored(Method):
         if getattr(likelihood, "learned", False):
             by_prior = log_prob_by_prior_functions(log_posterior, streams)
             theta = sample_noise(log_posterior, theta, by_prior, streams)
-            linear = len(log_posterior.network.layers) == 1
+            linear = log_posterior.network.is_linear
             if self.n_members >= 2 * N_FOLDS and not linear:
                 # a first fit whose members leave rows out; fewer could not tell their own spread
                 held = folds(log_posterior.n, self.n_members, streams)

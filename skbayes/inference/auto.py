@@ -46,8 +46,11 @@ def choose(log_posterior) -> Method:
         if network.n_inputs >= n:
             return Ensemble(validation_fraction=0.0, max_epochs=200, batch_size=200)
         return Anchored()
-    linear = len(network.layers) == 1
     few_units = why_not(log_posterior) is None and network.layers[-1].fan_in <= MOST_UNITS
-    if (linear or few_units) and n <= MOST_ROWS and log_posterior.n_params <= MOST_PARAMS:
+    if (
+        (network.is_linear or few_units)
+        and n <= MOST_ROWS
+        and log_posterior.n_params <= MOST_PARAMS
+    ):
         return MCLMC(**SHORT_CHAINS)
     return Anchored()

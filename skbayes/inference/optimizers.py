@@ -150,7 +150,7 @@ def climb(
     """
     n = log_posterior.n
     small = n <= 5000 and log_posterior.n_params <= 5000
-    linear = len(log_posterior.network.layers) == 1
+    linear = log_posterior.network.is_linear
     first = {"auto": "none" if linear and small else "adam", "lbfgs": "none"}.get(solver, solver)
     last = solver == "lbfgs" or (solver == "auto" and small)
     losses: list[np.ndarray] = []

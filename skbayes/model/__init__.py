@@ -3,6 +3,8 @@
 from skbayes.model.inputs import Inputs
 from skbayes.model.likelihoods import Bernoulli, Categorical, Likelihood, Normal
 from skbayes.model.log_posterior import Layout, LogPosterior
+from skbayes.model.module_network import ModuleNetwork
+from skbayes.model.module_source import ModuleSource
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import (
     HierarchicalPrior,
@@ -11,6 +13,7 @@ from skbayes.model.priors import (
     Prior,
     StudentTPrior,
 )
+from skbayes.model.tensor_inputs import TensorInputs
 
 __all__ = [
     "Bernoulli",
@@ -22,8 +25,11 @@ __all__ = [
     "Likelihood",
     "LogPosterior",
     "MLPNetwork",
+    "ModuleNetwork",
+    "ModuleSource",
     "Normal",
     "NormalPrior",
     "Prior",
     "StudentTPrior",
+    "TensorInputs",
 ]

@@ -77,8 +77,16 @@ class MLPNetwork:
         self.n_params = start
         self._plans: dict[tuple, _Plan] = {}
 
+    n_buffers = 0
+    """Numbers besides the weights that a draw carries, see `ModuleNetwork`."""
+
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_plans": {}}
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the outputs are linear in theta."""
+        return len(self.layers) == 1
 
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the parameters, in the order of theta."""

@@ -1,0 +1,151 @@
+"""skorch callbacks on the methods of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.model import LogPosterior
+
+N_ROWS = 1000
+"""Rows at most on which ``train_loss`` is computed."""
+
+NOT_HERE = ("LRScheduler", "GradientNormClipping", "ParamMapper", "InputShapeSetter")
+"""Callbacks, with all derived from them, that steer skorch's own training loop."""
+
+
+def check_callbacks(callbacks) -> None:
+    """Raise unless all are skorch callbacks that can do here what they are for."""
+    skorch = _import_skorch()
+    if not isinstance(callbacks, list | tuple):
+        raise ValueError(
+            f"callbacks={callbacks!r} is not allowed; it must be a list of skorch callbacks."
+        )
+    for entry in callbacks:
+        callback = entry[1] if isinstance(entry, list | tuple) and len(entry) == 2 else entry
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, skorch.callbacks.Callback):
+            raise ValueError(
+                f"callbacks: {entry!r} is not allowed; it must be a skorch callback, its class, or "
+                "a pair of a name and one of these."
+            )
+        for name in NOT_HERE:
+            if issubclass(kind, getattr(skorch.callbacks, name)):
+                raise ValueError(
+                    f"callbacks: {kind.__name__} is not allowed; it steers the optimiser or the "
+                    "weights of skorch, which are not used here (the method has its own)."
+                )
+
+
+class WatchedLogPosterior(LogPosterior):
+    """A log posterior that remembers the last weights that it was asked about."""
+
+    last_theta: list[Tensor | None]
+
+    @classmethod
+    def of(cls, target: LogPosterior) -> WatchedLogPosterior:
+        """The same posterior, watched; copies of it share what is remembered."""
+        out = cls.__new__(cls)
+        out.__dict__.update(target.__dict__)
+        out.last_theta = [None]
+        return out
+
+    def _evaluate(self, theta, with_value):
+        self.last_theta[0] = theta
+        return super()._evaluate(theta, with_value)
+
+
+class Listener:
+    """Turns the steps of a method into what skorch tells its callbacks.
+
+    A context manager that gives the log posterior to run on and its ``on_step``.
+
+    Parameters
+    ----------
+    estimator : BayesianEstimator
+        With ``callbacks`` and ``verbose``; gets ``history_``.
+    target : LogPosterior
+        What is run on.
+    on_step : callable
+        Called at every step as before.
+    X, y : ndarray
+        Training data as the user gave them, which callbacks are passed.
+    """
+
+    def __init__(self, estimator, target: LogPosterior, on_step, X, y) -> None:
+        skorch = _import_skorch()
+        self.estimator, self.target, self.on_step, self.X, self.y = estimator, target, on_step, X, y
+        self.watched = WatchedLogPosterior.of(target)
+        index = np.linspace(0, target.n - 1, min(target.n, N_ROWS)).round().astype(int)
+        # the target itself, since asking it must not look like a step
+        self._some = target if target.n <= N_ROWS else target.minibatch(index)
+        self._best = np.inf
+        module = target.network.to_module(np.zeros(target.network.n_params, dtype=np.float32))
+        module.requires_grad_(True)
+        self.net = _net_class(skorch)(
+            module,
+            criterion=torch.nn.MSELoss,  # never called; skorch wants one
+            callbacks=list(estimator.callbacks),
+            train_split=None,
+            verbose=estimator.verbose,
+        )
+        self.data = {"dataset_train": skorch.dataset.Dataset(X, y), "dataset_valid": None}
+
+    def __enter__(self):
+        with torch.enable_grad():
+            self.net.initialize()
+        self.net.notify("on_train_begin", X=self.X, y=self.y)
+        self._begin()
+        return self.watched, self.step
+
+    def __exit__(self, *error) -> None:
+        del self.net.history[-1:]  # begun, but not ended
+        self.net.notify("on_train_end", X=self.X, y=self.y)
+        rows = [dict(row) for row in self.net.history]
+        self.estimator.history_ = [
+            {key: value for key, value in row.items() if key != "batches"} for row in rows
+        ]
+
+    def step(self, done: int, total: int, text: str) -> None:
+        """End an epoch and begin the next."""
+        self.on_step(done, total, text)
+        theta = self.watched.last_theta[0]
+        if theta is not None:
+            self._record(theta)
+        self.net.notify("on_epoch_end", **self.data)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.net.notify("on_epoch_begin", **self.data)
+        self.net.history.new_batch()  # Checkpoint looks for one
+
+    def _record(self, theta: Tensor) -> None:
+        """Write the loss into the history and the weights into the net's module."""
+        layout, network = self.target.layout, self.target.network
+        with torch.no_grad():
+            loss = -float(self._some(theta).mean()) / self.target.total_weight
+            network.load_into(self.net.module_, layout.for_forward(theta[:1])[0].cpu())
+        self.net.history.record("train_loss", loss)
+        self.net.history.record("train_loss_best", loss < self._best)
+        self._best = min(self._best, loss)
+
+
+def _net_class(skorch) -> Any:
+    class Net(skorch.NeuralNet):
+        """Holds the history and the module; does not train."""
+
+        def get_default_callbacks(self):
+            return []
+
+    return Net
+
+
+def _import_skorch():
+    import skorch
+    import skorch.callbacks
+    import skorch.dataset
+
+    return skorch
