@@ -8,6 +8,7 @@ from skbayes.inference import (
     NUTS,
     AdjustedMCLMC,
     Anchored,
+    Dropout,
     Ensemble,
     Metropolis,
 )
@@ -24,6 +25,7 @@ METHOD_SETTINGS = {
     "nuts": NUTS(**_SHORT, max_tree_depth=3),
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
+    "dropout": Dropout(n_draws=10, max_epochs=30),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -39,5 +41,6 @@ TARGET_SETTINGS = {
     "nuts": NUTS(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
     "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
     "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
+    "dropout": Dropout(n_members=2, max_epochs=1000, learning_rate=0.03),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

@@ -3,6 +3,7 @@
 from skbayes.inference.adjusted_mclmc import AdjustedMCLMC
 from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
+from skbayes.inference.dropout import Dropout
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.hmc import HMC
 from skbayes.inference.mala import MALA
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "nuts": NUTS,
     "mclmc": MCLMC,
     "adjusted_mclmc": AdjustedMCLMC,
+    "dropout": Dropout,
 }
 """Methods by the names that ``method=`` takes."""
 
@@ -34,6 +36,7 @@ __all__ = [
     "NUTS",
     "AdjustedMCLMC",
     "Anchored",
+    "Dropout",
     "Ensemble",
     "Method",
     "Metropolis",
