@@ -151,7 +151,8 @@ class Dropout(Method):
         theta = log_posterior.initial(streams) if theta0 is None else theta0
         learn = isinstance(self.rate, str) and self.rate == "learned"
         grid = GRID if isinstance(self.rate, str) else self.rate
-        adapted, messages = {}, []
+        adapted: dict[str, np.ndarray] = {}
+        messages: list[str] = []
         fit = None
         if not masks.n_units:
             grid, learn = 0.0, False
