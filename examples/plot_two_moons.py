@@ -24,7 +24,7 @@ from skbayes.inference import METHODS
 from skbayes.model.priors import NormalPrior
 
 X, y = make_moons(100, noise=0.15, random_state=0)
-prior = NormalPrior(scale=2.0, fan_in=True)
+prior = NormalPrior(scale=3.0, fan_in=True)
 
 # %%
 # Short settings, so that each method takes a few seconds at most. What a method has no name for
@@ -40,8 +40,10 @@ OWN = {
     "map": {"max_epochs": None},
     "anchored": {"n_members": 30},
     "ensemble": {"n_members": 30, "batch_size": 32},
-    "metropolis": {"n_warmup": 1000, "thin": 20},
+    "metropolis": {"n_warmup": 1000, "thin": 10},
     "mala": {"thin": 10},
+    "nuts": {"max_tree_depth": 6},
+    "mclmc": {"n_leapfrog": 20},
     "dropout": {"rate": 0.2, "n_draws": 100, "max_epochs": 1000},
 }
 
@@ -59,10 +61,10 @@ def short(name):
 # converged, and the warnings say so.
 
 grid = np.stack(np.meshgrid(np.linspace(-2.5, 3.5, 60), np.linspace(-2.0, 2.5, 50)), -1)
-n_columns = 4
+n_columns = 5
 n_rows = math.ceil(len(METHODS) / n_columns)
 fig, axes = plt.subplots(
-    n_rows, n_columns, figsize=(10, 2.3 * n_rows), sharex=True, sharey=True, layout="constrained"
+    n_rows, n_columns, figsize=(11, 2.1 * n_rows), sharex=True, sharey=True, layout="constrained"
 )
 for ax in axes.flat:
     ax.set_axis_off()
@@ -77,9 +79,10 @@ for ax, name in zip(axes.flat, METHODS, strict=False):
     proba = classifier.predict_proba(grid.reshape(-1, 2))[:, 1].reshape(grid.shape[:2])
     shown = ax.contourf(*np.moveaxis(grid, -1, 0), proba, np.linspace(0, 1, 21), cmap="RdBu_r")
     ax.contour(*np.moveaxis(grid, -1, 0), proba, [0.5], colors="black", linewidths=1)
-    ax.scatter(*X.T, c=y, cmap="RdBu_r", edgecolors="white", linewidths=0.5, s=14)
+    ax.scatter(*X[y == 0].T, c="white", edgecolors="black", linewidths=0.5, s=9)
+    ax.scatter(*X[y == 1].T, c="black", edgecolors="white", linewidths=0.5, s=9)
     ax.set_title(f"{name}, {seconds:.1f} s", fontsize=10)
-fig.colorbar(shown, ax=axes, label="probability of the upper class", ticks=[0, 0.5, 1], shrink=0.6)
+fig.colorbar(shown, ax=axes, label="probability of a black point", ticks=[0, 0.5, 1], shrink=0.6)
 plt.show()
 
 # %%

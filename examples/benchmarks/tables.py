@@ -34,6 +34,8 @@ from pathlib import Path
 import numpy as np
 from _common import Runs, finish, load, mean_and_error, parse, rounded, table
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes of single fits, read when they start
+
 CLASSIFICATION = ("banknote", "spambase", "rare", "magic04", "letter")
 REGRESSION = (
     "yacht",
@@ -164,8 +166,8 @@ def loss_of_regressor(name: str, A, B, a, b, seed: int):
 
 
 def score(data_dir, name: str, set_name: str, fold: int, max_rows: int) -> dict:
-    """One fit: the loss of each test row, error rate or RMSE, seconds."""
-    quiet()
+    """One fit on one thread: the loss of each test row, error rate or RMSE, seconds."""
+    quiet(1)
     A, B, a, b = fold_of(data_dir, set_name, fold, max_rows)
     function = loss_of_classifier if set_name in CLASSIFICATION else loss_of_regressor
     loss, error, seconds = function(name, A, B, a, b, fold)
@@ -180,7 +182,7 @@ def score(data_dir, name: str, set_name: str, fold: int, max_rows: int) -> dict:
 
 def timing(task: str, n: int) -> dict:
     """Wall seconds of the default's fit on simulated rows."""
-    quiet()
+    quiet(THREADS)
     from sklearn.datasets import make_classification
 
     from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
@@ -198,12 +200,12 @@ def timing(task: str, n: int) -> dict:
     return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
 
-def quiet() -> None:
-    """Two threads, and no warnings of short chains and of optimisers that stop early."""
+def quiet(n_threads: int) -> None:
+    """Set torch's threads; no warnings of short chains and of optimisers that stop early."""
     import torch
     from sklearn.exceptions import ConvergenceWarning
 
-    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    torch.set_num_threads(n_threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
 
 
