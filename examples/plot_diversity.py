@@ -1,0 +1,89 @@
+"""
+Diversity against accuracy
+==========================
+
+What do the members of an ensemble have that draws around one mode do not? Fort, Hu and
+Lakshminarayanan (2019) plot, for each draw of a method, its accuracy against how often its
+predictions disagree with those of a reference network. Networks that were trained from different
+starts are as accurate as each other, and yet they make different mistakes. Draws from the
+neighbourhood of one network make nearly the same mistakes, or else lose accuracy.
+"""
+
+# %%
+# Digits, of which few are used for training, so that there are mistakes to compare.
+
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
+
+from skbayes import BayesianMLPClassifier
+from skbayes.inference import HMC, METHODS, Anchored, Dropout, Ensemble
+from skbayes.model.priors import NormalPrior
+
+X, y = load_digits(return_X_y=True)
+X_train, X_test, y_train, y_test = train_test_split(X, y, train_size=400, random_state=0)
+
+# %%
+# Methods that find modes from many starts; chains that sample; methods that stay around one mode.
+# Those of the last kind are taken from all that there are.
+
+methods = {
+    "ensemble": Ensemble(n_members=16, validation_fraction=0, max_epochs=60),
+    "anchored": Anchored(n_members=16, max_epochs=300),
+    "hmc, one chain": HMC(n_chains=1, n_warmup=60, n_draws=40, max_leapfrog=50),
+    "dropout, 5 %": Dropout(0.05, n_draws=40, max_epochs=500),
+    "dropout, 20 %": Dropout(0.2, n_draws=40, max_epochs=500),
+}
+local = {
+    "laplace": {},
+    "swag": {},
+    "multiswag": {},
+    "subspace": {},
+    "sghmc": {},
+    "csgmcmc": {},
+}
+methods.update({name: METHODS[name](**own) for name, own in local.items() if name in METHODS})
+
+# %%
+# The disagreement of two networks is the share of test rows on which their labels differ. For each
+# draw it is taken against the first draw of the same method. It is divided by the draw's own error
+# rate, since a bad network disagrees with all others.
+
+N_SHOWN = 40
+MARKERS = "osD^vP*X<>hd"
+fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+print(f"{'method':16s}  one draw      all draws     log loss      disagreement")
+print(f"{'':16s}  error rate    error rate    of average    of two draws")
+for marker, (name, method) in zip(MARKERS, methods.items(), strict=False):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # short runs
+        classifier = BayesianMLPClassifier(
+            (32,), prior=NormalPrior(fan_in=True), method=method, random_state=0
+        ).fit(X_train, y_train)
+    labels = classifier.predict_draws(X_test, N_SHOWN).argmax(-1)  # (n_draws, n)
+    errors = np.mean(labels != y_test, axis=1)
+    disagreement = np.mean(labels[1:] != labels[0], axis=1)
+    axes[0].scatter(disagreement / errors[1:], 1 - errors[1:], label=name, marker=marker, alpha=0.7)
+    whole = np.mean(classifier.predict(X_test) != y_test)
+    loss = log_loss(y_test, classifier.predict_proba(X_test))
+    pairs = np.mean(labels[:, None] != labels[None], axis=2)
+    pairs = pairs[np.triu_indices(len(labels), 1)].mean()
+    axes[1].scatter(pairs, errors.mean() - whole, marker=marker, s=70, label=name)
+    print(f"{name:16s}  {errors.mean():.3f}         {whole:.3f}         {loss:.3f}         {pairs:.3f}")
+axes[0].set(
+    xlabel="disagreement with the first draw / error rate",
+    ylabel="accuracy of a single draw",
+    title="each draw",
+)
+axes[1].set(
+    xlabel="mean disagreement of two draws",
+    ylabel="error of a single draw less error of their average",
+    title="what averaging gains",
+)
+axes[1].legend(fontsize=8)
+plt.show()
