@@ -10,13 +10,14 @@ neighbourhood of one network make nearly the same mistakes, or else lose accurac
 """
 
 # %%
-# Digits, of which few are used for training, so that there are mistakes to compare.
+# Three classes of twelve clusters in ten dimensions. Few rows are used for training, so that there
+# are mistakes to compare. The prior is wide: with a narrow one all networks are nearly the same.
 
 import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.datasets import load_digits
+from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
@@ -25,27 +26,35 @@ from skbayes import BayesianMLPClassifier
 from skbayes.inference import HMC, METHODS, Anchored, Dropout, Ensemble
 from skbayes.model.priors import NormalPrior
 
-X, y = load_digits(return_X_y=True)
+X, y = make_classification(
+    2400,
+    n_features=10,
+    n_informative=6,
+    n_redundant=0,
+    n_classes=3,
+    n_clusters_per_class=4,
+    class_sep=1.5,
+    random_state=0,
+)
 X_train, X_test, y_train, y_test = train_test_split(X, y, train_size=400, random_state=0)
 
 # %%
-# Methods that find modes from many starts; chains that sample; methods that stay around one mode.
-# Those of the last kind are taken from all that there are.
+# Methods with many starts, chains, and methods that stay around one mode (``multiswag`` around
+# several), with one setting for each.
 
 methods = {
-    "ensemble": Ensemble(n_members=16, validation_fraction=0, max_epochs=60),
-    "anchored": Anchored(n_members=16, max_epochs=300),
-    "hmc, one chain": HMC(n_chains=1, n_warmup=60, n_draws=40, max_leapfrog=50),
-    "dropout, 5 %": Dropout(0.05, n_draws=40, max_epochs=500),
-    "dropout, 20 %": Dropout(0.2, n_draws=40, max_epochs=500),
+    "ensemble": Ensemble(n_members=20, learning_rate=0.01, validation_fraction=0, max_epochs=100),
+    "anchored": Anchored(n_members=20, max_epochs=300),
+    "hmc": HMC(n_chains=4, n_warmup=60, n_draws=10, max_leapfrog=30, init="prior"),
+    "dropout, 2 %": Dropout(0.02, n_draws=40, max_epochs=500),
+    "dropout, 10 %": Dropout(0.1, n_draws=40, max_epochs=500),
+    "dropout, 30 %": Dropout(0.3, n_draws=40, max_epochs=500),
 }
 local = {
     "laplace": {},
     "swag": {},
-    "multiswag": {},
     "subspace": {},
-    "sghmc": {},
-    "csgmcmc": {},
+    "multiswag": {},
 }
 methods.update({name: METHODS[name](**own) for name, own in local.items() if name in METHODS})
 
@@ -63,7 +72,7 @@ for marker, (name, method) in zip(MARKERS, methods.items(), strict=False):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # short runs
         classifier = BayesianMLPClassifier(
-            (32,), prior=NormalPrior(fan_in=True), method=method, random_state=0
+            (24, 24), prior=NormalPrior(5.0, fan_in=True), method=method, random_state=0
         ).fit(X_train, y_train)
     labels = classifier.predict_draws(X_test, N_SHOWN).argmax(-1)  # (n_draws, n)
     errors = np.mean(labels != y_test, axis=1)
@@ -74,7 +83,8 @@ for marker, (name, method) in zip(MARKERS, methods.items(), strict=False):
     pairs = np.mean(labels[:, None] != labels[None], axis=2)
     pairs = pairs[np.triu_indices(len(labels), 1)].mean()
     axes[1].scatter(pairs, errors.mean() - whole, marker=marker, s=70, label=name)
-    print(f"{name:16s}  {errors.mean():.3f}         {whole:.3f}         {loss:.3f}         {pairs:.3f}")
+    values = errors.mean(), whole, loss, pairs
+    print(f"{name:16s}" + "".join(f"  {value:<12.3f}" for value in values))
 axes[0].set(
     xlabel="disagreement with the first draw / error rate",
     ylabel="accuracy of a single draw",
@@ -87,3 +97,15 @@ axes[1].set(
 )
 axes[1].legend(fontsize=8)
 plt.show()
+
+# %%
+# On the left, every point is one network. A method that stays around one mode has a trade to make,
+# which the rate of ``dropout`` shows: at 2 % the draws are good and alike, at 30 % they differ as
+# those of an ensemble do and are worse. Members of the ensemble were trained from starts of their
+# own. They lie above and to the right of that trade: as different, and more accurate.
+#
+# On the right is why it matters. Averaging helps where networks make different mistakes, and it
+# gains more the more they disagree. Draws of ``hmc`` and members of ``anchored`` have the whole
+# width of the posterior, and of a wide prior at that: each alone is worse than a trained network,
+# and the average makes up for much of it. A method that reports little disagreement does not know
+# more than the others: it may only have looked at one mode.
