@@ -102,7 +102,8 @@ plt.show()
 # On the left, every point is one network. A method that stays around one mode has a trade to make,
 # which the rate of ``dropout`` shows: at 2 % the draws are good and alike, at 30 % they differ as
 # those of an ensemble do and are worse. Members of the ensemble were trained from starts of their
-# own. They lie above and to the right of that trade: as different, and more accurate.
+# own. They lie at the upper right end of that trade or beyond it: as different as the draws of a
+# middle rate, and on average more accurate.
 #
 # On the right is why it matters. Averaging helps where networks make different mistakes, and it
 # gains more the more they disagree. Draws of ``hmc`` and members of ``anchored`` have the whole

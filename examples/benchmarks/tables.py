@@ -12,7 +12,7 @@ error; ``ok`` is whether the default is no worse by two of them.
 - ``boosting``: scikit-learn's ``HistGradientBoosting*``; for a density, the normal whose deviation
   is that of the residuals of five folds inside the training rows.
 - ``gp``: Gaussian process on standardised columns, radial basis functions with a length scale for
-  each column, two restarts; sets of at most 1,600 rows and two classes.
+  each column; sets of at most 1,600 rows and two classes.
 - ``ridge``: ``BayesianRidge`` on standardised columns.
 
 ``seconds`` is wall time of the default's fit on two threads, on simulated data of 20 columns with
@@ -105,7 +105,7 @@ def classifier(name: str, kernel, seed: int):
     if name == "boosting":
         return HistGradientBoostingClassifier(random_state=seed)
     if name == "gp":
-        gp = GaussianProcessClassifier(kernel, n_restarts_optimizer=2, random_state=seed)
+        gp = GaussianProcessClassifier(kernel, random_state=seed)
         return make_pipeline(StandardScaler(), gp)
     return BayesianMLPClassifier(method="map" if name == "map" else "auto", random_state=seed)
 
@@ -151,7 +151,6 @@ def loss_of_regressor(name: str, A, B, a, b, seed: int):
             estimator = GaussianProcessRegressor(
                 kernel_of(A.shape[1], noise=True),
                 normalize_y=True,
-                n_restarts_optimizer=2,
                 random_state=seed,
             )
         mean, std = make_pipeline(StandardScaler(), estimator).fit(A, a).predict(B, return_std=True)
