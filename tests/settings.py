@@ -15,6 +15,7 @@ from skbayes.inference import (
     AdjustedMCLMC,
     Anchored,
     ConstantSGD,
+    Dropout,
     Ensemble,
     Metropolis,
 )
@@ -40,6 +41,7 @@ METHOD_SETTINGS = {
     "sgnht": SGNHT(**_STEPS),
     "csgmcmc": CSGMCMC(n_chains=2, n_draws=8, n_steps=20, init=MAP(max_epochs=10)),
     "constant_sgd": ConstantSGD(**_STEPS),
+    "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -62,5 +64,6 @@ TARGET_SETTINGS = {
     "sgnht": SGNHT(**_LONG, batch_size=20, n_steps=20),
     "csgmcmc": CSGMCMC(n_chains=8, n_draws=80, n_steps=500, batch_size=20),
     "constant_sgd": ConstantSGD(**_LONG, n_steps=20, preconditioner="full"),
+    "dropout": Dropout(n_members=2, max_epochs=1000, learning_rate=0.03),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

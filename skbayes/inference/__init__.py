@@ -5,6 +5,7 @@ from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
 from skbayes.inference.constant_sgd import ConstantSGD
 from skbayes.inference.csgmcmc import CSGMCMC
+from skbayes.inference.dropout import Dropout
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.hmc import HMC
 from skbayes.inference.mala import MALA
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "sgnht": SGNHT,
     "csgmcmc": CSGMCMC,
     "constant_sgd": ConstantSGD,
+    "dropout": Dropout,
 }
 """Methods by the names that ``method=`` takes."""
 
@@ -53,6 +55,7 @@ __all__ = [
     "AdjustedMCLMC",
     "Anchored",
     "ConstantSGD",
+    "Dropout",
     "Ensemble",
     "Method",
     "Metropolis",
