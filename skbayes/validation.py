@@ -228,7 +228,8 @@ class Standardizer:
             out = np.zeros(d)
             for rows in _chunks(X):
                 part = values(X[rows])
-                out += part.sum(0) / total if weight is None else (weight[rows] / total) @ part
+                share = np.ones(len(part)) if weight is None else weight[rows]
+                out += (share / total) @ part
             return out
 
         # columns are brought near one first, so that squares neither overflow nor vanish

@@ -41,7 +41,8 @@ def both(kind, monkeypatch, n=50, block=4, window=8, **kwargs):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_posterior_is_the_same(kind, weighted, monkeypatch):
-    monkeypatch.setattr(out_of_core.OutOfCoreInputs, "blocks", lambda self: np.split(np.arange(50), [9, 30]))
+    parts = np.split(np.arange(50), [9, 30])
+    monkeypatch.setattr(out_of_core.OutOfCoreInputs, "blocks", lambda self: parts)
     weight = np.random.default_rng(1).uniform(0, 2, 50) if weighted else None
     inside, outside, _ = both(kind, monkeypatch, weight=weight)
     theta = random_theta(inside)

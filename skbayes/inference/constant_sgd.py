@@ -9,7 +9,7 @@ from skbayes.inference.base import to_numpy
 from skbayes.inference.stochastic import StochasticKernel, StochasticMethod
 
 MOST_PARAMS = 3000  # of a full preconditioner, whose matrices have that number squared
-STABLE = 1.0  # largest step on a curvature, of 2 at which the iteration no longer converges
+SAFE = 0.5  # largest step on a curvature; from 2 on the iteration does not converge at all
 NOISE_ROWS = 100  # whose gradients are taken after each iteration of the warm-up
 
 
@@ -30,11 +30,11 @@ class ConstantSGD(StochasticMethod):
               H_{kk} = \frac{2}{V_{kk}}, \qquad H = 2 V^{-1},
 
     D being the number of parameters. The last is exact in the limit of small minibatches; the size
-    of the steps widens it by about 1 / (1 - batch / n). V follows from the gradients of single rows,
-    taken through the warm-up along the chain (the paper's algorithm 1 takes one row a step); it is
-    frozen with the warm-up's end. To be invertible it gets ``damping`` times its mean diagonal on
-    the diagonal. Where the steps would not be stable, they are shortened, and a warning says so: the
-    draws are then narrower than they should be.
+    of the steps widens it by about 1 / (1 - batch / n). V follows from the gradients of single
+    rows, taken through the warm-up along the chain (the paper's algorithm 1 takes one row a step);
+    it is frozen with the warm-up's end. To be invertible it gets ``damping`` times its mean
+    diagonal on the diagonal. Where steps on the largest curvature would exceed 0.5, they are
+    shortened, and a warning says so: the draws are then narrower than they should be.
 
     One mode per chain, and only what the data determine: a direction in which the rows' gradients
     do not differ gets no noise, whatever the prior.
@@ -97,7 +97,7 @@ class ConstantSGD(StochasticMethod):
 class _ConstantSGDKernel(StochasticKernel):
     """``noise`` is V as far as it is known: (n_chains, n_params), or with n_params columns more."""
 
-    names = ("noise", "gain")
+    names = ("noise", "gain", "caution")
 
     def __init__(self, method, log_posterior, theta):
         super().__init__(method, log_posterior, theta)
@@ -107,7 +107,7 @@ class _ConstantSGDKernel(StochasticKernel):
             if method.n_steps is None:
                 self.n_steps = max(self.fewest_steps, -(-n // self.batch_size))
             self._feed()
-        if self.batch_size >= n:
+        if method.batch_size is not None and self.batch_size >= n:
             raise ValueError(
                 f"ConstantSGD: batch_size={method.batch_size!r} is not allowed with {n} rows; it "
                 "must be less, since the noise of minibatches is what spreads the draws."
@@ -121,7 +121,9 @@ class _ConstantSGDKernel(StochasticKernel):
             )
         self.noise = theta.new_zeros((len(theta), d, d) if self.full else theta.shape)
         self.gain = torch.zeros_like(self.noise)  # H
+        self.caution = torch.ones_like(theta[:, :1])  # factor on what counts as safe
         self.n_seen = 0
+        self._said = False
 
     def find_step_size(self, streams):
         """A first V from the rows' gradients where the chains start."""
@@ -141,7 +143,7 @@ class _ConstantSGDKernel(StochasticKernel):
             self._set_gain(own, tell=last)
 
     def step(self, streams, iteration):
-        self.streams = streams
+        self.streams, self.before = streams, self.theta
         return super().step(streams, iteration)
 
     def move(self, streams, epsilon):
@@ -149,6 +151,13 @@ class _ConstantSGDKernel(StochasticKernel):
         self.theta = self.theta + self.precondition(grad)
 
     def finish(self, stats, size):
+        good = torch.isfinite(self.theta).all(1, keepdim=True)
+        if not bool(good.all()):  # away from the mode the curvature may be larger
+            self.theta = torch.where(good, self.theta, self.before)
+            self.caution = torch.where(good, self.caution, 0.25 * self.caution)
+            self._set_gain(self.streams.child(3 + self.t))
+            if not self._said:
+                self._say()
         stats = super().finish(stats, size)
         del stats["step_size"]  # there are as many as parameters
         return stats
@@ -184,7 +193,7 @@ class _ConstantSGDKernel(StochasticKernel):
         else:
             found = (centred**2).sum(1)
         # the rows are a sample without repetition from n, whose covariance is by n, not n - 1
-        found *= (1.0 - 1.0 / n) / ((size - 1) * self.batch_size)
+        found *= (1.0 - 1.0 / n) / (max(1, size - 1) * self.batch_size)
         self.n_seen += 1
         self.noise = torch.lerp(self.noise, found, 1.0 / self.n_seen)
 
@@ -205,12 +214,15 @@ class _ConstantSGDKernel(StochasticKernel):
             gain = torch.ones_like(noise)
         self.gain = gain.to(kind)
         asked = 2.0 * method.temperature / mean
-        stable = STABLE / self._largest_curvature(streams)
-        factor, short = torch.minimum(asked, stable), stable / asked
+        safe = SAFE * self.caution.double() / self._largest_curvature(streams)
+        factor, short = torch.minimum(asked, safe), safe / asked
         self.gain = (gain * (factor[:, :, None] if self.full else factor)).to(kind)
-        if tell and bool((short < 1.0).any()):
-            self.messages.append(
-                f"Steps of {int((short < 1).sum())} of {len(short)} chains were not stable and were "
-                f"shortened to a share of down to {float(short.min()):.2g}: the draws are narrower "
-                "than they should be. Lower batch_size, or raise damping."
-            )
+        if tell and not self._said and bool((short < 1.0).any()):
+            self._say()
+
+    def _say(self) -> None:
+        self._said = True
+        self.messages.append(
+            "Steps as long as the posterior needs them were not safe and were shortened: the draws "
+            "are narrower than they should be. Lower batch_size, or raise damping."
+        )

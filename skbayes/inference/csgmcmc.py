@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from skbayes.inference.sgld import SGLD, _SGLDKernel
+from skbayes.inference.sgld import _SGLDKernel
 from skbayes.inference.stochastic import StochasticMethod
 
 
@@ -15,7 +15,8 @@ class CSGMCMC(StochasticMethod):
     to zero,
 
     .. math:: \epsilon_k = \frac{\epsilon_0}{2} \left[\cos\left(\frac{\pi\,
-              \operatorname{mod}(k - 1, \lceil K / M \rceil)}{\lceil K / M \rceil}\right) + 1\right].
+              \operatorname{mod}(k - 1, \lceil K / M \rceil)}{\lceil K / M \rceil}\right)
+              + 1\right].
 
     The first share of a cycle explores, as gradient descent without noise; after it the chain
     draws by `SGLD`. Large steps carry it to another mode, small ones describe that mode.

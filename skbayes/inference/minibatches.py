@@ -80,4 +80,3 @@ class Minibatches:
         if len(rows) < need:  # windows differ by a block, and the last block may be short
             order = np.tile(order, (1, -(-need // len(rows))))
         self._order, self._window = order[:, :need], window
-

@@ -84,9 +84,9 @@ class SGNHT(StochasticMethod):
     The friction xi, which starts at alpha, rises while the particle is hotter than T and falls
     while it is colder, so that noise of the gradients needs no estimate, as long as it is alike in
     all parameters. (The paper has r = eta, that is, a thermostat of inertia one; the stationary
-    density of theta does not depend on it, and with eta of the order 1 / n it would never answer. Nor
-    has it the factor 1 - xi / 2: in steps of finite length velocities are hotter than positions by
-    its inverse, and positions are what is asked for.)
+    density of theta does not depend on it, and with eta of the order 1 / n it would never answer.
+    Nor has it the factor 1 - xi / 2: in steps of finite length velocities are hotter than positions
+    by its inverse, and positions are what is asked for.)
 
     Parameters
     ----------
@@ -148,8 +148,7 @@ class _SGHMCKernel(StochasticKernel):
 
     def move(self, streams, epsilon):
         method, index = self.method, self.batch(streams)
-        halves = index is not None and method.noise_correction and self.batch_size > 1
-        if halves:
+        if index is not None and method.noise_correction and self.batch_size > 1:
             half = self.batch_size // 2
             first, second = (
                 self.gradient(part, self.theta) for part in (index[:, :half], index[:, -half:])

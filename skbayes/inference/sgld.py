@@ -44,7 +44,8 @@ class SGLD(StochasticMethod):
         T: draws are from the posterior to the power 1 / T.
     control_variates : bool, default=False
         Whether the noise of the gradients is reduced by those at the chains' starting points,
-        which should be modes (``init=MAP()``), at twice the gradients per step (Baker et al., 2019).
+        which should be modes (``init=MAP()``), at twice the gradients per step (Baker, Fearnhead,
+        Fox and Nemeth, 2019).
     init : Method, "prior" or None, default=None
         Where chains start: see `HMC`.
     """

@@ -21,12 +21,13 @@ class SGLMC(StochasticMethod):
 
     where the difference of the log posteriors :math:`\hat\Delta` and both densities q of the
     proposal are those of one minibatch. :math:`\hat\sigma^2`, the variance of that difference over
-    minibatches, is estimated from the rows' own differences (the penalty method of Ceperley
-    and Dewing, 1999): were the noise normal and its variance known, its term would make the test exact.
+    minibatches, is estimated from the rows' own differences (the penalty method of Ceperley and
+    Dewing, 1999): were the noise normal and its variance known, its term would make the test exact.
 
     It is **not** exact, whatever the number of draws, and says so in a warning: the variance is an
-    estimate, and the proposal knows the minibatch that judges it. Nor does it scale: the steps must be so small that the
-    variance stays near one, or nothing is accepted. It is here to be compared with.
+    estimate, and the proposal knows the minibatch that judges it. Nor does it scale: the steps must
+    be so small that the variance stays near one, or nothing is accepted. It is here to be compared
+    with.
 
     Parameters
     ----------

@@ -101,7 +101,8 @@ class StochasticKernel:
 
     def _feed(self) -> None:
         """Make the source of minibatches, see `Minibatches`."""
-        self.minibatches, self.source = Minibatches(self.log_posterior, self.batch_size), None
+        self.minibatches = Minibatches(self.log_posterior, self.batch_size)
+        self.source = self.log_posterior
         # not worth a pass of its own where draws follow each other faster than passes
         passes = self.n_steps * self.batch_size / self.log_posterior.n
         self.with_value = passes >= 1 and not self.minibatches.on_disk
@@ -133,21 +134,25 @@ class StochasticKernel:
         """Statistics of an iteration whose last step had a size, in units of the first."""
         stats["step_size"] = to_numpy(self.rate[:, 0]).astype(np.float64) * size
         if not bool(torch.isfinite(self.theta).all()):
-            rates = to_numpy(self.rate[:, 0]) * self.log_posterior.total_weight
-            raise ValueError(
-                f"{type(self.method).__name__}: chains ran away to infinity at a learning rate of "
-                f"{rates.max():.3g} (learning_rate={self.method.learning_rate!r}); set a lower one."
-            )
+            raise ValueError(self.ran_away())
         if self.with_value:
             self.value = self.log_posterior(self.theta)
             stats["log_prob"] = to_numpy(self.value)
         return stats
 
+    def ran_away(self) -> str:
+        """What to say when chains have left the range of floats."""
+        rates = to_numpy(self.rate[:, 0]) * self.log_posterior.total_weight
+        return (
+            f"{type(self.method).__name__}: chains ran away to infinity at a learning rate of "
+            f"{rates.max():.3g} (learning_rate={self.method.learning_rate!r}); set a lower one."
+        )
+
     def adapt(self, iteration, n_warmup, stats):
         """Nothing is tuned in the warm-up, see `Kernel.adapt`."""
 
     def find_step_size(self, streams) -> None:
-        """Set the rates where the user has not, by the largest curvature; see `StochasticMethod`."""
+        """Set rates where the user has not, by the largest curvature; see `StochasticMethod`."""
         if self.method.learning_rate is not None:
             return
         curvature = self._largest_curvature(streams.child(2))
@@ -199,7 +204,7 @@ class StochasticKernel:
         """
         if index is None:
             return self.log_posterior.grad(theta).clone()
-        target = (self.source or self.log_posterior).minibatch(index)
+        target = self.source.minibatch(index)
         out = target.grad(theta).clone()
         if self.centre is not None:
             out += self.centre_grad - target.grad(self.centre)

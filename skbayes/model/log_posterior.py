@@ -289,7 +289,7 @@ class LogPosterior(Density):
         return out
 
     def subset(self, index: np.ndarray) -> LogPosterior:
-        """The posterior given some of the rows only, index (m,), with as much weight as they have."""
+        """The posterior given some of the rows only, index (m,)."""
         out = self.rows(index)
         out.total_weight = float(out.n if out.weight is None else out.weight[0].double().sum())
         return out

@@ -69,6 +69,7 @@ class OutOfCoreLogPosterior(LogPosterior):
     inputs: Any
 
     def statistic(self, theta: Tensor) -> Tensor:
+        """See `LogPosterior.statistic`."""
         if not isinstance(self.inputs, OutOfCoreInputs):
             return super().statistic(theta)
         total: Any = 0.0
@@ -77,6 +78,7 @@ class OutOfCoreLogPosterior(LogPosterior):
         return total
 
     def pointwise(self, theta: Tensor) -> Tensor:
+        """See `LogPosterior.pointwise`."""
         if not isinstance(self.inputs, OutOfCoreInputs):
             return super().pointwise(theta)
         return torch.cat([self.rows(i).pointwise(theta) for i in self.inputs.blocks()], 1)
