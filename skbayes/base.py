@@ -168,7 +168,6 @@ class BayesianEstimator(BaseEstimator):
         if checkpoint is not None:
             begin = None if theta0 is None else theta0.cpu().numpy()
             store = Checkpoint(checkpoint, self._fingerprint(method, prior, data, begin, state))
-        self._layout = target.layout
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
             with torch.no_grad():
@@ -187,7 +186,12 @@ class BayesianEstimator(BaseEstimator):
         if posterior.state is not None:
             posterior.state.update(data=data, shape=X.shape)
         self.posterior_ = posterior
+        self._layout = posterior.layout  # whose prior the method may have tuned
         self._store(posterior, inside, seed)
+        vars(self).pop("log_evidence_", None)
+        if posterior.log_evidence is not None:
+            units = target.total_weight * self._log_unit()
+            self.log_evidence_ = posterior.log_evidence - units
         hint = f" (method='auto' took {method!r}.)" if auto else ""
         for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
             warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
@@ -245,18 +249,19 @@ class BayesianEstimator(BaseEstimator):
 
     # ------------------------------------------------------------- prediction
 
-    def _forward(self, theta: np.ndarray, inside) -> np.ndarray:
-        """Outputs (draws, n_outputs, n) in float64 for theta and standardised rows."""
+    def _forward(self, theta: np.ndarray, inside, joint: bool = True) -> np.ndarray:
+        """Outputs (draws, n_outputs, n) in float64 for theta and standardised rows.
+
+        ``joint`` as in `Posterior.outputs`.
+        """
         layout = self._layout
         device = self._prediction_device()
         # a copy, since torch must not share a memory-mapped posterior
         flat = torch.as_tensor(np.array(theta, dtype=np.float64), device=device)
-        net, _, hyper = layout.split(flat)
         scale = layout.network.input_scale
         inputs = Inputs(inside, dtype=torch.float64, device=device, scale=scale)
         with torch.no_grad():
-            weights = layout.prior.weights(net, hyper)
-            return layout.network.forward(weights, inputs).cpu().numpy()
+            return self.posterior_.outputs(flat, inputs, joint).cpu().numpy()
 
     def _prediction_device(self) -> torch.device:
         if self.device != "cpu" and not torch.cuda.is_available():
@@ -275,10 +280,10 @@ class BayesianEstimator(BaseEstimator):
             self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
         )
 
-    def _chunks(self, X, n_draws: int | None = None, per_output: int = 1):
+    def _chunks(self, X, n_draws: int | None = None, per_output: int = 1, joint: bool = False):
         """Rows of X in chunks of bounded memory: slices, theta, outputs of all draws.
 
-        Yields ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
+        ``joint`` as in `Posterior.outputs`. Yields ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
         """
         X = self._check_X(X)
         theta = self.posterior_.thinned(n_draws)
@@ -288,7 +293,7 @@ class BayesianEstimator(BaseEstimator):
             rows = slice(start, min(start + size, X.shape[0]))
             inside = self._scaler.transform(X[rows])
             check_finite(inside)
-            yield rows, theta, self._forward(theta, inside)
+            yield rows, theta, self._forward(theta, inside, joint)
 
     def _sampled_functions(self, X, n_samples, rng: np.random.Generator):
         """Outputs (n_outputs, n) at all rows for draws from the posterior, with their theta."""
@@ -347,6 +352,10 @@ class BayesianEstimator(BaseEstimator):
                 layout.prior.weights(net, hyper), Inputs(inside, scale=scale, **kw)
             )
         return layout, theta.numpy(), outputs.numpy()
+
+    def _log_unit(self) -> float:
+        """Log of what one unit of y, as the network sees it, is in the units of y."""
+        return 0.0
 
     def _check_model(self) -> None:
         """Check the parameters of the model."""

@@ -9,6 +9,7 @@ from skbayes.inference import (
     AdjustedMCLMC,
     Anchored,
     Ensemble,
+    Laplace,
     Metropolis,
 )
 
@@ -24,6 +25,7 @@ METHOD_SETTINGS = {
     "nuts": NUTS(**_SHORT, max_tree_depth=3),
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
+    "laplace": Laplace(n_draws=20, max_rounds=5, tol=5.0, init=MAP(max_epochs=100)),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -39,5 +41,6 @@ TARGET_SETTINGS = {
     "nuts": NUTS(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
     "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
     "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
+    "laplace": Laplace(hessian="full", tune_prior=None, n_draws=1000),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

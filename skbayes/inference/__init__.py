@@ -5,6 +5,7 @@ from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.hmc import HMC
+from skbayes.inference.laplace import Laplace
 from skbayes.inference.mala import MALA
 from skbayes.inference.map import MAP
 from skbayes.inference.mclmc import MCLMC
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "nuts": NUTS,
     "mclmc": MCLMC,
     "adjusted_mclmc": AdjustedMCLMC,
+    "laplace": Laplace,
 }
 """Methods by the names that ``method=`` takes."""
 
@@ -35,6 +37,7 @@ __all__ = [
     "AdjustedMCLMC",
     "Anchored",
     "Ensemble",
+    "Laplace",
     "Method",
     "Metropolis",
     "Streams",

@@ -1,0 +1,196 @@
+"""Normal distributions of the weights around a mode, kept as numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.model.tangent import Tangent, gram
+
+BLOCK = 1 << 21  # numbers in the largest array of one block of rows
+
+
+def block_rows(network, full: bool) -> int:
+    """Rows of one block, so that its largest array has about `BLOCK` numbers.
+
+    With ``full`` the rows' Jacobians are made.
+    """
+    wide = max(max(layer.fan_in, layer.fan_out) for layer in network.layers)
+    wide = max(wide, network.n_params if full else wide) * network.n_outputs
+    return max(16, BLOCK // wide)
+
+
+class Covariance:
+    """Covariance of the moving weights, in float64.
+
+    Attributes
+    ----------
+    log_det : float
+        Log determinant of the precision.
+    variances : ndarray of shape (n_params,)
+        Diagonal of the covariance.
+    """
+
+    log_det: float
+    variances: np.ndarray
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self._arrays = arrays
+        self._cache: dict[torch.device, dict[str, Tensor]] = {}
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_cache": {}}
+
+    def spread(self, normal: Tensor) -> Tensor:
+        """Numbers with this covariance (m, n_params), from standard normal ones."""
+        raise NotImplementedError("abstract")
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """The covariance times vectors (m, n_params)."""
+        raise NotImplementedError("abstract")
+
+    def of_functions(self, local: Tangent) -> Tensor:
+        """Covariance J S J^T of the linearised outputs, (n_outputs, n_outputs, n)."""
+        raise NotImplementedError("abstract")
+
+    def _on(self, device: torch.device) -> dict[str, Tensor]:
+        """The arrays as tensors, copied since they may be mapped from a file."""
+        if device not in self._cache:
+            self._cache[device] = {
+                name: torch.as_tensor(np.array(values), device=device)
+                for name, values in self._arrays.items()
+            }
+        return self._cache[device]
+
+
+class FullCovariance(Covariance):
+    """A dense matrix, kept as the inverse of the precision's Cholesky factor."""
+
+    def __init__(self, root: np.ndarray, log_det: float, last_layer: bool) -> None:
+        super().__init__(root=root)
+        self.log_det, self.last_layer = log_det, last_layer
+        self.variances = (root**2).sum(0)
+
+    @classmethod
+    def of(cls, precision: Tensor, last_layer: bool) -> FullCovariance:
+        """From the precision (n_params, n_params)."""
+        factor = torch.linalg.cholesky(precision)
+        log_det = 2.0 * float(factor.diagonal().log().sum())
+        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        root = torch.linalg.solve_triangular(factor, eye, upper=False)
+        return cls(root.cpu().numpy(), log_det, last_layer)
+
+    def spread(self, normal):
+        return normal @ self._on(normal.device)["root"]
+
+    def times(self, vectors):
+        root = self._on(vectors.device)["root"]
+        return (vectors @ root.T) @ root
+
+    def of_functions(self, local):
+        root = self._on(local.outputs.device)["root"]
+        if not self.last_layer:
+            jacobian = local.jacobian()
+            half = (root @ jacobian.flatten(1)).view(jacobian.shape)
+            return gram(half.transpose(0, 1))
+        # every output shares the features: a quadratic form for each pair of outputs
+        (layer, features, _), *_ = local.parts()
+        h, k = layer.fan_in + 1, layer.fan_out
+        matrix = (root.T @ root).view(h, k, h, k).permute(1, 3, 0, 2).reshape(k * k * h, h)
+        products = (matrix @ features).view(k, k, h, -1)
+        return (products * features).sum(2)
+
+
+class KronCovariance(Covariance):
+    r"""A Kronecker product for each layer, after a change of units that makes the prior one.
+
+    With T the prior precision of a layer's inputs,
+
+    .. math:: A \otimes G + T \otimes I
+              = T^{1/2} (T^{-1/2} A T^{-1/2} \otimes G + I)\, T^{1/2},
+
+    so that the prior is added to the products of the factors' eigenvalues exactly, and not to the
+    factors.
+    """
+
+    def __init__(self, log_det: float, variances: np.ndarray, **arrays: np.ndarray) -> None:
+        super().__init__(**arrays)
+        self.log_det, self.variances = log_det, variances
+        self.n_layers = len(arrays) // 3
+
+    @classmethod
+    def of(cls, left: list[Tensor], right: list[Tensor], priors: list[Tensor]) -> KronCovariance:
+        """From the factors of every layer and the prior precisions (fan_in + 1, fan_out)."""
+        arrays: dict[str, np.ndarray] = {}
+        log_det, variances = 0.0, []
+        for i, (a, g, prior) in enumerate(zip(left, right, priors, strict=True)):
+            if not torch.equal(prior, prior[:, :1].expand_as(prior)):
+                raise ValueError("the weights that leave a unit must share their prior scale.")
+            scale = prior[:, 0].rsqrt()
+            values_a, vectors_a = torch.linalg.eigh(scale[:, None] * a * scale)
+            values_g, vectors_g = torch.linalg.eigh(g)
+            product = values_a.clamp_min(0.0)[:, None] * values_g.clamp_min(0.0)
+            inverse = 1.0 / (product + 1.0)
+            vectors_a = scale[:, None] * vectors_a
+            log_det += float(torch.log1p(product).sum() + prior.log().sum())
+            variances.append(((vectors_a**2) @ inverse @ (vectors_g**2).T).flatten())
+            for name, values in (("a", vectors_a), ("g", vectors_g), ("inverse", inverse)):
+                arrays[f"{name}{i}"] = values.cpu().numpy()
+        return cls(log_det, torch.cat(variances).cpu().numpy(), **arrays)
+
+    def spread(self, normal):
+        out = []
+        for a, g, inverse, z in self._by_layer(normal):
+            out.append((a @ (z * inverse.sqrt()) @ g.T).flatten(1))
+        return torch.cat(out, 1)
+
+    def times(self, vectors):
+        out = []
+        for a, g, inverse, v in self._by_layer(vectors):
+            out.append((a @ ((a.T @ v @ g) * inverse) @ g.T).flatten(1))
+        return torch.cat(out, 1)
+
+    def _by_layer(self, vectors: Tensor):
+        """The arrays of every layer, and its part (m, fan_in + 1, fan_out) of vectors."""
+        tensors, start = self._on(vectors.device), 0
+        for i in range(self.n_layers):
+            a, g, inverse = (tensors[f"{name}{i}"] for name in ("a", "g", "inverse"))
+            part = vectors[:, start : start + inverse.numel()].reshape(-1, *inverse.shape)
+            yield a, g, inverse, part
+            start += inverse.numel()
+
+    def of_functions(self, local):
+        tensors = self._on(local.outputs.device)
+        out: Tensor | float = 0.0
+        for i, (_, a, delta) in enumerate(local.parts()):
+            along = (tensors[f"a{i}"].T @ a) ** 2  # (fan_in + 1, n)
+            weights = (tensors[f"inverse{i}"].T @ along).sqrt()  # (fan_out, n)
+            half = torch.matmul(tensors[f"g{i}"].T, delta) * weights  # (k, fan_out, n)
+            out = out + gram(half)
+        assert isinstance(out, Tensor)
+        return out
+
+
+class DiagonalCovariance(Covariance):
+    """Independent weights."""
+
+    def __init__(self, variances: np.ndarray) -> None:
+        super().__init__(variances=variances)
+        self.variances = variances
+        self.log_det = -float(np.log(variances).sum())
+
+    @classmethod
+    def of(cls, precision: Tensor) -> DiagonalCovariance:
+        """From the precisions (n_params,)."""
+        return cls(precision.reciprocal().cpu().numpy())
+
+    def spread(self, normal):
+        return normal * self._on(normal.device)["variances"].sqrt()
+
+    def times(self, vectors):
+        return vectors * self._on(vectors.device)["variances"]
+
+    def of_functions(self, local):
+        return local.diagonal_gram(self._on(local.outputs.device)["variances"])
+
