@@ -221,14 +221,20 @@ class Laplace(Method):
         """The mode for a new prior and noise."""
         if found.last_layer:
             return _newton(found, target, theta)
-        few = target.n_params * target.n <= MOST_WORK and target.n_params <= 5000
-        settings = {"max_epochs": 300, "tol": 1e-9, "gain": 0.1 * self.tol}
-        if len(target.network.layers) == 1:
-            settings["gain"] = 0.0
-        if not few:
-            settings = {"learning_rate": 0.003}
-        solver = "lbfgs" if few else "adam"
-        return climb(target, theta, streams, solver=solver, steps=300, **settings)
+        n_params = target.n_params
+        small = n_params * target.n <= MOST_WORK and n_params <= 5000
+        linear = len(target.network.layers) == 1
+        return climb(
+            target,
+            theta,
+            streams,
+            solver="lbfgs" if small else "adam",
+            learning_rate=None if small else 0.003,
+            max_epochs=300 if small else None,
+            steps=300,
+            tol=1e-9,
+            gain=0.0 if linear else 0.1 * self.tol,
+        )
 
     def _posterior(self, found: Local, losses, messages, stopped, streams) -> LaplacePosterior:
         """Draws from the normal posterior."""
