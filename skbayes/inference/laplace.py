@@ -15,6 +15,7 @@ from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import BoundNormal
 
 MOST_FULL = 1500  # weights up to which "auto" takes the whole matrix
+WIDER = 4.0  # of the prior scale, where the tuning begins a second time
 MOST_WORK = 1 << 26  # weights times rows up to which L-BFGS on all rows follows a change
 
 
@@ -84,8 +85,11 @@ class Laplace(Method):
         Draws from the normal posterior.
     init : Method or None, default=None
         What finds the first mode, such as ``MAP(n_restarts=5)`` or ``Ensemble()``; of several
-        points the best is taken. None is ``MAP()``. While it runs, the noise that is to be learned
-        has the standard deviation 0.3, in units of y's.
+        points the best is taken. None is ``MAP()``. While it runs, noise that is to be learned has the
+        standard deviation of y: a network then begins simple and grows as the noise falls. With
+        ``tune_prior`` it runs twice, with the prior and with one four times as wide, and what ends
+        at the larger evidence is kept: there are local maxima, such as that of a network that is
+        nearly linear.
     """
 
     needs = frozenset({"gauss_newton"})
@@ -141,39 +145,66 @@ class Laplace(Method):
         hessian = self._form(log_posterior)
         last_layer = self.subset == "last_layer"
         learned = getattr(log_posterior.likelihood, "learned", False)
-        theta, losses, messages, stopped = self._first(log_posterior, theta0, streams, on_step)
-        found = around(log_posterior, theta, prior, hessian, last_layer)
         tunes = prior is not None and (self.tune_prior is not None or learned)
-        if tunes and not stopped:
-            settled = False
-            try:
-                for number in range(self.max_rounds):
-                    before = found
-                    prior = before.target.prior
-                    if self.tune_prior is not None:
-                        prior = tuned_prior(before, self._groups(before))
-                    theta = tuned_noise(before) if learned else before.theta
-                    climbed = self._climb(before, log_posterior.given(prior), theta, streams)
-                    losses.append(climbed.losses)
-                    found = around(log_posterior, climbed.theta, prior, hessian, last_layer)
-                    if on_step is not None:
-                        text = f"log evidence {found.log_evidence:.1f}"
-                        on_step(number + 1, self.max_rounds, text)
-                    stopped = climbed.interrupted
-                    settled = abs(found.log_evidence - before.log_evidence) < self.tol
-                    if settled or stopped:
-                        break
-            except KeyboardInterrupt:
-                stopped = True
-            if not settled and not stopped:
-                change = found.log_evidence - before.log_evidence
-                messages.append(
-                    f"The evidence still changed by {change:.2g} nats in the last of "
-                    f"{self.max_rounds} rounds; raise max_rounds or tol."
-                )
-        if stopped:
-            messages.append("The fit was interrupted; the draws are around the point it reached.")
-        return self._posterior(found, losses, messages, stopped, streams)
+        best: Local | None = None
+        losses: list[np.ndarray] = []
+        messages: list[str] = []
+        stopped = False
+        for number, wider in enumerate(self._starts(theta0)):
+            start = prior if prior is None else prior.with_scales(prior.scales * wider)
+            own = streams.child(number)
+            theta, loss, hints, stopped = self._first(log_posterior, start, theta0, own, on_step)
+            found = around(log_posterior, theta, start, hessian, last_layer)
+            if tunes and not stopped:
+                found, more, hint, stopped = self._tune(found, hessian, own, on_step)
+                loss, hints = loss + more, hint
+            if best is None or found.log_evidence > best.log_evidence:
+                best, losses, messages = found, loss, hints
+            if stopped:
+                messages = [*messages, "The fit was interrupted; the draws are around the best "
+                            "point it reached."]
+                break
+        assert best is not None
+        return self._posterior(best, losses, messages, stopped, streams)
+
+    def _tune(self, found: Local, hessian, streams, on_step):
+        """Rounds of tuning and climbing: the best that was met, losses, messages, interrupted."""
+        log_posterior, best = found.log_posterior, found
+        learned = getattr(log_posterior.likelihood, "learned", False)
+        losses: list[np.ndarray] = []
+        change = np.inf
+        try:
+            for number in range(self.max_rounds):
+                before, prior = found, found.target.prior
+                if self.tune_prior is not None:
+                    prior = tuned_prior(before, self._groups(before))
+                theta = tuned_noise(before) if learned else before.theta
+                climbed = self._climb(before, log_posterior.given(prior), theta, streams)
+                losses.append(climbed.losses)
+                found = around(log_posterior, climbed.theta, prior, hessian, before.last_layer)
+                if found.log_evidence > best.log_evidence:
+                    best = found
+                if on_step is not None:
+                    text = f"log evidence {found.log_evidence:.1f}"
+                    on_step(number + 1, self.max_rounds, text)
+                change = abs(found.log_evidence - before.log_evidence)
+                if climbed.interrupted:
+                    return best, losses, [], True
+                if change < self.tol:
+                    break
+        except KeyboardInterrupt:
+            return best, losses, [], True
+        messages = []
+        if not change < self.tol:
+            messages.append(
+                f"The evidence still changed by {change:.2g} nats in the last of "
+                f"{self.max_rounds} rounds; raise max_rounds or tol."
+            )
+        return best, losses, messages, False
+
+    def _starts(self, theta0) -> tuple[float, ...]:
+        """Factors on the prior scales, from each of which the tuning begins."""
+        return (1.0,) if self.tune_prior is None or theta0 is not None else (1.0, WIDER)
 
     def _form(self, log_posterior) -> str:
         """What ``hessian="auto"`` stands for, and whether the network allows it."""
@@ -194,21 +225,24 @@ class Laplace(Method):
             return "full"
         return "kron" if each_layer else "diag"
 
-    def _first(self, log_posterior, theta0, streams, on_step):
+    def _first(self, log_posterior, prior, theta0, streams, on_step):
         """The first mode, with learned noise held where it begins: theta, losses, messages."""
         losses: list[np.ndarray] = []
         if theta0 is not None:
             return theta0, losses, [], False
         init = MAP() if self.init is None else self.init
-        target = log_posterior
-        if log_posterior.prior is not None:
-            target = log_posterior.given(log_posterior.prior)
-        start = init.run(target, None, streams.child(0, init.chain_count()), on_step)
+        target = log_posterior if prior is None else log_posterior.given(prior)
+        own = streams.child(0, init.chain_count())
+        first = None
+        if getattr(log_posterior.likelihood, "learned", False):
+            first = target.initial(own)
+            target.layout.split(first)[1].fill_(log_posterior.likelihood.raw_of(1.0))
+        start = init.run(target, first, own, on_step)
         theta = torch.as_tensor(start.last_state).to(target.device, target.dtype)
         best = int(torch.argmax(target(theta)))
         if start.loss_curve is not None:
-            losses.append(start.loss_curve[best : best + 1] if len(start.loss_curve) > 1
-                          else start.loss_curve)
+            curve = start.loss_curve
+            losses.append(curve[best : best + 1] if len(curve) > 1 else curve)
         return theta[best : best + 1], losses, list(start.messages), start.interrupted
 
     def _groups(self, found: Local) -> list[slice]:
@@ -230,7 +264,7 @@ class Laplace(Method):
             streams,
             solver="lbfgs" if small else "adam",
             learning_rate=None if small else 0.003,
-            max_epochs=300 if small else None,
+            max_epochs=100 if small else None,
             steps=300,
             tol=1e-9,
             gain=0.0 if linear else 0.1 * self.tol,

@@ -322,6 +322,10 @@ class Normal(Likelihood):
         sigma = self.noise_std(raw.expand(self.n_outputs, -1).clone(), 0)
         return raw, -0.5 * (raw / self.prior_scale) ** 2, sigma
 
+    def raw_of(self, std: float) -> float:
+        """The raw parameter whose noise has a standard deviation, in units of y's."""
+        return math.log(math.expm1(std - self.floor)) - self.raw_shift
+
     def mean_and_std(self, outputs: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and noise of every row, both (n_chains, n_outputs, n)."""
         mean = outputs[:, : self.n_outputs]
