@@ -22,8 +22,10 @@ several runs in turn.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,6 +42,9 @@ from skbayes.model import (
 )
 from skbayes.model.covariance import block_rows
 from skbayes.model.tangent import in_blocks, tangent
+
+# laplace-torch's module has the name of this script, which would be found first
+sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 CPU = torch.device("cpu")
 STRUCTURES = {
@@ -189,11 +194,11 @@ class Case:
 def backends() -> dict:
     """Those of laplace-torch with a deterministic Gauss-Newton matrix that are installed."""
     found = {}
+    import laplace.curvature
+
     for name in ("CurvlinopsGGN", "AsdlGGN", "BackPackGGN"):
-        try:
-            found[name] = getattr(__import__("laplace.curvature", fromlist=[name]), name)
-        except (ImportError, AttributeError):
-            continue
+        if hasattr(laplace.curvature, name):
+            found[name] = getattr(laplace.curvature, name)
     return found
 
 
