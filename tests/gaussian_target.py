@@ -80,7 +80,7 @@ class GaussianTarget:
             n_params=d,
             moving=slice(0, d),
             covariance=lambda prior: FullCovariance.of(
-                self._precision[0].double() + torch.diag(prior), last_layer
+                self._precision[0].double() + torch.diag(prior), [(0, d, 1)]
             ),
         )
 

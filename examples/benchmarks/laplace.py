@@ -115,7 +115,7 @@ class Case:
         """Outputs (n, k) and their covariances (n, k, k) at the held-out rows."""
         last = subset == "last_layer"
         means, covs = [], []
-        size = block_rows(self.network, hessian == "full" and not last)
+        size = block_rows(self.network, hessian == "full")
         for _, part in in_blocks(self.held_inputs, size):
             linear = tangent(self.network, self.theta[0], part, last)
             means.append(linear.outputs.T)
@@ -225,7 +225,7 @@ def agreement(quick: bool) -> list[dict]:
                 gap = abs(float(peer.log_marginal_likelihood()) - evidence)
                 row["evidence"], row["evidence / own"] = gap, gap / abs(evidence)
             rows.append(row)
-    table(rows, 12)
+    table([{k: f"{v:.1e}" if isinstance(v, float) else v for k, v in r.items()} for r in rows])
     print()
     return [{k: None if v != v else v for k, v in row.items()} for row in rows]
 
@@ -272,11 +272,11 @@ def timing(quick: bool) -> list[dict]:
             for turn in range(2 if quick else 6):  # the first is a warm-up
                 for key in list(fit):
                     try:
-                        start = time.perf_counter()
+                        start = time.process_time()
                         found = fit[key]()
-                        middle = time.perf_counter()
+                        middle = time.process_time()
                         predict[key](found)
-                        end = time.perf_counter()
+                        end = time.process_time()
                     except Exception as error:  # what a backend does not do
                         if turn == 0:
                             print(f"{task}, {name}: no {key}: {str(error)[:60]!r}")

@@ -114,8 +114,7 @@ class LaplacePosterior(Posterior):
         return self.layout.split(mode)[0]
 
     def _blocks(self, inputs: Inputs, jacobian: bool):
-        full = jacobian and not self.last_layer
-        size = block_rows(self.layout.network, full)
+        size = block_rows(self.layout.network, full=jacobian)
         return in_blocks(inputs, size if jacobian else max(16, size // len(self.flat)))
 
 

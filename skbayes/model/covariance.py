@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbayes.model.pairs import paired, paired_inputs, pairs
 from skbayes.model.tangent import Tangent, gram
 
 BLOCK = 1 << 21  # numbers in the largest array of one block of rows
@@ -17,8 +18,10 @@ def block_rows(network, full: bool) -> int:
     With ``full`` the rows' Jacobians are made.
     """
     wide = max(max(layer.fan_in, layer.fan_out) for layer in network.layers)
-    wide = max(wide, network.n_params if full else wide) * network.n_outputs
-    return max(16, BLOCK // wide)
+    if full:  # of two layers' pairs of inputs, or of outputs
+        sizes = sorted((max(layer.fan_in + 1, layer.fan_out) for layer in network.layers))
+        return max(16, BLOCK // max(sizes[-1] * sizes[-1], wide * network.n_outputs))
+    return max(16, BLOCK // (wide * network.n_outputs))
 
 
 class Covariance:
@@ -28,12 +31,9 @@ class Covariance:
     ----------
     log_det : float
         Log determinant of the precision.
-    variances : ndarray of shape (n_params,)
-        Diagonal of the covariance.
     """
 
     log_det: float
-    variances: np.ndarray
 
     def __init__(self, **arrays: np.ndarray) -> None:
         self._arrays = arrays
@@ -41,6 +41,11 @@ class Covariance:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cache": {}}
+
+    @property
+    def variances(self) -> np.ndarray:
+        """Diagonal of the covariance, (n_params,)."""
+        raise NotImplementedError("abstract")
 
     def spread(self, normal: Tensor) -> Tensor:
         """Numbers with this covariance (m, n_params), from standard normal ones."""
@@ -65,41 +70,83 @@ class Covariance:
 
 
 class FullCovariance(Covariance):
-    """A dense matrix, kept as the inverse of the precision's Cholesky factor."""
+    """A dense matrix, kept as the Cholesky factor of the precision.
 
-    def __init__(self, root: np.ndarray, log_det: float, last_layer: bool) -> None:
-        super().__init__(root=root)
-        self.log_det, self.last_layer = log_det, last_layer
-        self.variances = (root**2).sum(0)
+    Parameters
+    ----------
+    factor : ndarray of shape (n_params, n_params)
+        Lower triangle.
+    spans : list of tuple of int
+        Where each layer begins, its inputs (with the bias) and its outputs.
+    """
+
+    def __init__(self, factor: np.ndarray, spans: list[tuple[int, int, int]]) -> None:
+        super().__init__(factor=factor)
+        self.spans = spans
+        self.log_det = 2.0 * float(np.log(np.diagonal(factor)).sum())
 
     @classmethod
-    def of(cls, precision: Tensor, last_layer: bool) -> FullCovariance:
+    def of(cls, precision: Tensor, spans: list[tuple[int, int, int]]) -> FullCovariance:
         """From the precision (n_params, n_params)."""
-        factor = torch.linalg.cholesky(precision)
-        log_det = 2.0 * float(factor.diagonal().log().sum())
-        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-        root = torch.linalg.solve_triangular(factor, eye, upper=False)
-        return cls(root.cpu().numpy(), log_det, last_layer)
+        return cls(torch.linalg.cholesky(precision).cpu().numpy(), spans)
+
+    @property
+    def variances(self):
+        return self._matrix(torch.device("cpu")).diagonal().numpy()
 
     def spread(self, normal):
-        return normal @ self._on(normal.device)["root"]
+        factor = self._on(normal.device)["factor"]
+        return torch.linalg.solve_triangular(factor.mT, normal.mT, upper=True).mT
 
     def times(self, vectors):
-        root = self._on(vectors.device)["root"]
-        return (vectors @ root.T) @ root
+        return vectors @ self._matrix(vectors.device)
 
     def of_functions(self, local):
-        root = self._on(local.outputs.device)["root"]
-        if not self.last_layer:
+        matrix = self._matrix(local.outputs.device)
+        if not local.has_parts:
             jacobian = local.jacobian()
-            half = (root @ jacobian.flatten(1)).view(jacobian.shape)
-            return gram(half.transpose(0, 1))
-        # every output shares the features: a quadratic form for each pair of outputs
-        (layer, features, _), *_ = local.parts()
-        h, k = layer.fan_in + 1, layer.fan_out
-        matrix = (root.T @ root).view(h, k, h, k).permute(1, 3, 0, 2).reshape(k * k * h, h)
-        products = (matrix @ features).view(k, k, h, -1)
-        return (products * features).sum(2)
+            moved = (matrix @ jacobian.flatten(1)).view(jacobian.shape)
+            return torch.einsum("pkn,pjn->kjn", jacobian, moved)
+        parts, k = local.parts(), len(local.outputs)
+        out: Tensor | float = 0.0
+        for m, (_, below_m, delta_m) in enumerate(parts):
+            for i, (_, below_l, delta_l) in enumerate(parts[: m + 1]):
+                if k == 1:
+                    inner = self._pairs(i, m, matrix).T @ pairs(below_l, below_m, i == m)
+                    out = out + (inner * pairs(delta_l, delta_m, i == m)).sum(0)[None, None]
+                    continue
+                # with several outputs the inputs are summed first, once for all of them
+                inner = self._blocks(i, m, matrix).T @ pairs(below_l, below_m, i == m)
+                inner = inner.view(delta_l.shape[1], delta_m.shape[1], -1).permute(2, 0, 1)
+                part = delta_l.permute(2, 0, 1) @ inner @ delta_m.permute(2, 1, 0)
+                out = out + (part if i == m else part + part.mT)
+        assert isinstance(out, Tensor)
+        return out if k == 1 else out.permute(1, 2, 0)
+
+    def _matrix(self, device: torch.device) -> Tensor:
+        """The covariance itself, made on use."""
+        tensors = self._on(device)
+        if "matrix" not in tensors:
+            tensors["matrix"] = torch.cholesky_inverse(tensors["factor"])
+        return tensors["matrix"]
+
+    def _pairs(self, i: int, m: int, matrix: Tensor) -> Tensor:
+        """Coefficients of pairs of inputs and pairs of outputs, for a single output."""
+        tensors, name = self._on(matrix.device), f"pairs {i} {m}"
+        if name not in tensors:
+            (a, *first), (b, *second) = self.spans[i], self.spans[m]
+            block = matrix[a : a + first[0] * first[1], b : b + second[0] * second[1]]
+            tensors[name] = paired(block, first, second, i == m)
+        return tensors[name]
+
+    def _blocks(self, i: int, m: int, matrix: Tensor) -> Tensor:
+        """The same with all products of outputs."""
+        tensors, name = self._on(matrix.device), f"blocks {i} {m}"
+        if name not in tensors:
+            (a, *first), (b, *second) = self.spans[i], self.spans[m]
+            block = matrix[a : a + first[0] * first[1], b : b + second[0] * second[1]]
+            tensors[name] = paired_inputs(block, first, second, i == m)
+        return tensors[name]
 
 
 class KronCovariance(Covariance):
@@ -115,9 +162,13 @@ class KronCovariance(Covariance):
     """
 
     def __init__(self, log_det: float, variances: np.ndarray, **arrays: np.ndarray) -> None:
-        super().__init__(**arrays)
-        self.log_det, self.variances = log_det, variances
+        super().__init__(variances=variances, **arrays)
+        self.log_det = log_det
         self.n_layers = len(arrays) // 3
+
+    @property
+    def variances(self):
+        return self._arrays["variances"]
 
     @classmethod
     def of(cls, left: list[Tensor], right: list[Tensor], priors: list[Tensor]) -> KronCovariance:
@@ -177,13 +228,16 @@ class DiagonalCovariance(Covariance):
 
     def __init__(self, variances: np.ndarray) -> None:
         super().__init__(variances=variances)
-        self.variances = variances
         self.log_det = -float(np.log(variances).sum())
 
     @classmethod
     def of(cls, precision: Tensor) -> DiagonalCovariance:
         """From the precisions (n_params,)."""
         return cls(precision.reciprocal().cpu().numpy())
+
+    @property
+    def variances(self):
+        return self._arrays["variances"]
 
     def spread(self, normal):
         return normal * self._on(normal.device)["variances"].sqrt()

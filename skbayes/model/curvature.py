@@ -15,6 +15,7 @@ from skbayes.model.covariance import (
     KronCovariance,
     block_rows,
 )
+from skbayes.model.pairs import pairs, unpaired
 from skbayes.model.tangent import Tangent, in_blocks, moving, tangent
 
 
@@ -46,7 +47,7 @@ def gauss_newton(log_posterior, theta: Tensor, hessian: str, last_layer: bool) -
     kind = {"full": FullCurvature, "kron": KronCurvature, "diag": DiagonalCurvature}[hessian]
     network, likelihood = log_posterior.network, log_posterior.likelihood
     weights, params, _ = log_posterior.layout.split(theta.double())
-    size = block_rows(network, full=hessian == "full" and not last_layer)
+    size = block_rows(network, full=hessian == "full")
     out: Curvature = kind(network, last_layer, weights)
     for rows, part in in_blocks(log_posterior.inputs, size):
         local = tangent(network, weights, part, last_layer)
@@ -106,44 +107,54 @@ class Curvature:
 
 
 class FullCurvature(Curvature):
-    """The whole matrix (n_params, n_params)."""
+    r"""The whole matrix (n_params, n_params), without the Jacobian where layers are known.
+
+    A row's Jacobian by layer l is the outer product of the layer's input a and the derivative g of
+    the outputs by what it gives, so the block of two layers is one matrix product over rows,
+
+    .. math:: H_{lm} = \sum_i (a_{li} a_{mi}^T) \otimes (g_{li}^T \Lambda_i\, g_{mi}),
+
+    between products of two inputs and sums, over outputs, of products of two derivatives. It costs
+    as much for many outputs as for one, and pairs within a layer are symmetric in both.
+    """
 
     def __init__(self, network, last_layer, like):
         super().__init__(network, last_layer, like)
         self.matrix = like.new_zeros((self.n_params, self.n_params))
+        self._sums: dict[tuple[int, int], Tensor] = {}
 
     def add(self, local, root, weight):
-        if self.last_layer:
-            self._add_last_layer(local, root)
+        if not local.has_parts:
+            wide = local.jacobian(root).flatten(1)  # (n_params, k n)
+            self.matrix.addmm_(wide, wide.T)
             return
-        wide = local.jacobian(root).flatten(1)  # (n_params, k n)
-        # what lies below the diagonal, and a little more: about half of the products
-        size = max(128, -(-self.n_params // 8))
-        for start in range(0, self.n_params, size):
-            stop = min(start + size, self.n_params)
-            self.matrix[start:stop, :stop].addmm_(wide[start:stop], wide[:stop].T)
-
-    def _add_last_layer(self, local: Tangent, root: Tensor) -> None:
-        r"""Add :math:`\sum (\phi \phi^T) \otimes \Lambda`, a block for each pair of outputs."""
-        layer, features, root = local.parts(root)[0]
-        shape = (layer.fan_in + 1, layer.fan_out)
-        blocks = self.matrix.view(*shape, *shape)
-        for a in range(layer.fan_out):
-            for b in range(a + 1):
-                information = (root[:, a] * root[:, b]).sum(0)
-                if a == b or bool(information.any()):
-                    block = (features * information) @ features.T
-                    blocks[:, a, :, b] += block
-                    if a != b:
-                        blocks[:, b, :, a] += block
+        parts = local.parts(root)
+        for m, (_, below_m, delta_m) in enumerate(parts):
+            for i, (_, below_l, delta_l) in enumerate(parts[: m + 1]):
+                inputs = pairs(below_l, below_m, i == m)
+                outputs = pairs(delta_l, delta_m, i == m)
+                block = self._sums.get((i, m))
+                if block is None:
+                    self._sums[i, m] = inputs @ outputs.T
+                else:
+                    block.addmm_(inputs, outputs.T)
 
     def finish(self, total_weight):
-        self.matrix = torch.tril(self.matrix) + torch.tril(self.matrix, -1).T
+        for (i, m), block in self._sums.items():
+            first, second = self.layers[i], self.layers[m]
+            rows, columns = self._span(first), self._span(second)
+            whole = unpaired(block, first, second)
+            self.matrix[rows, columns] = whole
+            if i != m:
+                self.matrix[columns, rows] = whole.T
+        self._sums = {}
 
     def covariance(self, prior_precision):
         precision = self.matrix.clone()
         precision.diagonal().add_(prior_precision)
-        return FullCovariance.of(precision, self.last_layer)
+        spans = [(s.start, layer.fan_in + 1, layer.fan_out) for s, layer in
+                 zip(self.spans(), self.layers, strict=True)]
+        return FullCovariance.of(precision, spans)
 
 
 class KronCurvature(Curvature):

@@ -68,9 +68,12 @@ class Tangent:
     ----------
     outputs : Tensor of shape (n_outputs, n)
         At the weights themselves.
+    has_parts : bool
+        Whether `parts` is known.
     """
 
     outputs: Tensor
+    has_parts: bool = True
 
     def parts(self, root: Tensor | None = None) -> list[tuple[Any, Tensor, Tensor]]:
         """Factors of the Jacobian, layer by layer.
@@ -203,6 +206,7 @@ class ModuleTangent(Tangent):
 
     def __init__(self, network, weights: Tensor, inputs: Inputs, last_layer: bool) -> None:
         self.network, self.inputs, self.last_layer = network, inputs, last_layer
+        self.has_parts = last_layer
         self.weights = weights.to(inputs.dtype)[None]
         if last_layer:
             if not hasattr(network, "features"):
