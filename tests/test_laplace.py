@@ -83,3 +83,185 @@ def test_draws_have_the_covariance(hessian):
     cov = posterior.covariance.times(torch.eye(d, dtype=torch.float64)).numpy()
     check_moments(posterior.draws, posterior.mode, cov)
     assert abs(posterior.covariance.log_det + np.linalg.slogdet(cov)[1]) < 1e-8
+
+
+# ------------------------------------------------------------------------ networks
+
+
+def network_posterior(kind, sizes=(5, 4), n=12, weighted=True, d=3, dtype=torch.float64):
+    """A small network with each of the likelihoods, and a weight vector."""
+    rng = np.random.default_rng(3)
+    likelihood, k = {
+        "one output": (Normal(1, np.array([0.5]), np.ones(1)), 1),
+        "two outputs": (Normal(2, np.array([0.5, 2.0]), np.ones(2)), 2),
+        "learned": (Normal(2, "learned", np.array([1.0, 3.0])), 2),
+        "heteroscedastic": (Normal(1, "heteroscedastic", np.ones(1)), 2),
+        "binary": (Bernoulli(), 1),
+        "labels": (Bernoulli(), 3),
+        "classes": (Categorical(), 3),
+    }[kind]
+    network = MLPNetwork(d, sizes, k, "tanh")
+    y = rng.normal(size=(1 if kind == "heteroscedastic" else k, n))
+    if kind in ("binary", "labels"):
+        y = (y > 0).astype(float)
+    if kind == "classes":
+        y = np.eye(3)[rng.integers(3, size=n)].T
+    kw = {"dtype": dtype, "device": CPU}
+    weight = rng.integers(0, 3, n) + 0.5
+    log_posterior = LogPosterior(
+        network,
+        likelihood,
+        NormalPrior(0.8, fan_in=True).build(network),
+        Inputs(rng.normal(size=(n, d)), scale=network.input_scale, **kw),
+        torch.as_tensor(y[None], **kw),
+        torch.as_tensor(weight[None], **kw) if weighted else None,
+    )
+    return log_posterior, torch.as_tensor(rng.normal(size=(1, log_posterior.n_params)), **kw)
+
+
+KINDS = ("one output", "two outputs", "learned", "heteroscedastic", "binary", "labels", "classes")
+
+
+def brute_force(log_posterior, theta):
+    """Jacobians (n, k, p) and information (n, k, k) by autograd alone, in plain torch."""
+    network, likelihood = log_posterior.network, log_posterior.likelihood
+    net, params, _ = log_posterior.layout.split(theta[0])
+    X = log_posterior.inputs.dense(torch.float64)[:-1].T
+
+    def outputs(w):
+        h = X
+        for i, layer in enumerate(network.layers):
+            h = h @ w[layer.weight].view(layer.fan_in, layer.fan_out) + w[layer.bias]
+            h = torch.tanh(h) if i < len(network.layers) - 1 else h
+        return h
+
+    jacobian = torch.func.jacrev(outputs)(net)
+    f = outputs(net)
+    k = f.shape[1]
+    if isinstance(likelihood, Bernoulli):
+        information = torch.diag_embed(f.sigmoid() * (1 - f.sigmoid()))
+    elif isinstance(likelihood, Categorical):
+        p = f.softmax(1)
+        information = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    elif likelihood.heteroscedastic:
+        # the expected squared score, by quadrature over targets
+        z, w = np.polynomial.hermite_e.hermegauss(20)
+        information = torch.zeros(len(f), k, k, dtype=torch.float64)
+        for zi, wi in zip(z, w / w.sum(), strict=True):
+            sigma = likelihood.noise_std(f[:, 1:].T[None], 1)
+            y = (f[:, :1].T[None] + sigma * zi).detach()
+            score = torch.func.grad(
+                lambda g, y=y: likelihood.pointwise(g.T[None], params[None], y).sum()
+            )(f)
+            information += wi * score[:, :, None] * score[:, None]
+    else:
+        sigma = likelihood.mean_and_std(f.T[None], params[None])[1][0].T
+        information = torch.diag_embed(sigma**-2)
+    return jacobian, information
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("last_layer", [False, True])
+def test_curvature_and_functions_against_autograd(kind, last_layer):
+    """Matrix, factors, diagonal, and the covariance of functions, all to rounding."""
+    log_posterior, theta = network_posterior(kind)
+    jacobian, information = brute_force(log_posterior, theta)
+    network = log_posterior.network
+    moving = network.layers[-1].joint if last_layer else slice(0, network.n_params)
+    J, w = jacobian[:, :, moving], log_posterior.weight[0]
+    H = torch.einsum("n,ncp,nck,nkq->pq", w, J, information, J)
+    prior = torch.linspace(1.0, 2.0, len(H), dtype=torch.float64)
+    close = {"rtol": 1e-9, "atol": 1e-10}
+
+    full = log_posterior.gauss_newton(theta[0], "full", last_layer)
+    torch.testing.assert_close(full.matrix, H, **close)
+    diag = log_posterior.gauss_newton(theta[0], "diag", last_layer)
+    torch.testing.assert_close(diag.diagonal, H.diagonal(), **close)
+
+    kron = log_posterior.gauss_newton(theta[0], "kron", last_layer)
+    shared = torch.cat(
+        [prior[s.start : s.start + 1].expand(s.stop - s.start) for s in kron.spans()]
+    )
+    expected = torch.diag(shared)
+    for i, span in enumerate(kron.spans()):
+        expected[span, span] += torch.kron(kron.left[i], kron.right[i])
+    # a layer's two factors from its own part of the Jacobian
+    layer = kron.layers[-1]
+    features = J[:, 0, kron.spans()[-1]].reshape(len(J), layer.fan_in + 1, layer.fan_out)[:, :, 0]
+    torch.testing.assert_close(kron.left[-1], (features.T * w) @ features / w.sum(), **close)
+    torch.testing.assert_close(kron.right[-1], (w[:, None, None] * information).sum(0), **close)
+
+    weights = log_posterior.layout.split(theta[0])[0]
+    local = tangent(network, weights, log_posterior.inputs, last_layer)
+    for curvature, own, precision in (
+        (full, prior, H + torch.diag(prior)),
+        (diag, prior, torch.diag(H.diagonal() + prior)),
+        (kron, shared, expected),
+    ):
+        covariance = curvature.covariance(own)
+        S = torch.linalg.inv(precision)
+        found = covariance.of_functions(local).permute(2, 0, 1)
+        torch.testing.assert_close(found, torch.einsum("ncp,pq,nkq->nck", J, S, J), **close)
+        np.testing.assert_allclose(covariance.variances, S.diagonal(), rtol=1e-9)
+        assert abs(covariance.log_det - float(torch.logdet(precision))) < 1e-8
+        torch.testing.assert_close(covariance.times(torch.eye(len(S), dtype=S.dtype)), S, **close)
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (6,), (4, 1, 3)])
+@pytest.mark.parametrize("kind", ["one output", "two outputs"])
+def test_all_shapes_of_networks(kind, sizes):
+    log_posterior, theta = network_posterior(kind, sizes)
+    J, information = brute_force(log_posterior, theta)
+    H = torch.einsum("n,ncp,nck,nkq->pq", log_posterior.weight[0], J, information, J)
+    full = log_posterior.gauss_newton(theta[0], "full")
+    torch.testing.assert_close(full.matrix, H, rtol=1e-9, atol=1e-10)
+    local = tangent(log_posterior.network, theta[0], log_posterior.inputs)
+    found = full.covariance(torch.ones(len(H), dtype=H.dtype)).of_functions(local)
+    S = torch.linalg.inv(H + torch.eye(len(H), dtype=H.dtype))
+    expected = torch.einsum("ncp,pq,nkq->ckn", J, S, J)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "silu", "gelu"])
+def test_tangent_against_the_network_that_any_module_has(activation):
+    """By hand, and by one chain for each row through ``vjp``."""
+    rng = np.random.default_rng(0)
+    network = MLPNetwork(3, (5, 4), 2, activation)
+    inputs = Inputs(
+        rng.normal(size=(9, 3)), dtype=torch.float64, device=CPU, scale=network.input_scale
+    )
+    weights = torch.as_tensor(rng.normal(size=network.n_params))
+    by_hand, by_rows = tangent(network, weights, inputs), ModuleTangent(network, weights, inputs, False)
+    root = torch.as_tensor(rng.normal(size=(3, 2, 9)))
+    steps = torch.as_tensor(rng.normal(size=(4, network.n_params)))
+    variances = torch.as_tensor(rng.random(network.n_params))
+    for found, expected in (
+        (by_hand.outputs, by_rows.outputs),
+        (by_hand.jacobian(), by_rows.jacobian()),
+        (by_hand.jacobian(root), by_rows.jacobian(root)),
+        (by_hand.squares(root), by_rows.squares(root)),
+        (by_hand.jvp(steps), by_rows.jvp(steps)),
+        (by_hand.diagonal_gram(variances), by_rows.diagonal_gram(variances)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_blocks_of_rows_and_sparse_rows_change_nothing(monkeypatch):
+    from skbayes.model import covariance
+
+    log_posterior, theta = network_posterior("classes", n=50)
+    X = log_posterior.inputs.dense(torch.float64)[:-1].T.numpy()
+    whole = {h: log_posterior.gauss_newton(theta[0], h) for h in ("full", "kron", "diag")}
+    monkeypatch.setattr(covariance, "BLOCK", 1)  # 16 rows at a time
+    scale = log_posterior.network.input_scale
+    for rows in (X, sparse.csr_matrix(X)):
+        log_posterior.inputs = Inputs(rows, dtype=torch.float64, device=CPU, scale=scale)
+        for name, expected in whole.items():
+            found = log_posterior.gauss_newton(theta[0], name)
+            for a, b in zip(_tensors(found), _tensors(expected), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+def _tensors(curvature):
+    values = [v for v in vars(curvature).values() if isinstance(v, torch.Tensor | list)]
+    return [t for v in values for t in (v if isinstance(v, list) else [v]) if torch.is_tensor(t)]

@@ -111,6 +111,12 @@ class FullCovariance(Covariance):
         out: Tensor | float = 0.0
         for m, (_, below_m, delta_m) in enumerate(parts):
             for i, (_, below_l, delta_l) in enumerate(parts[: m + 1]):
+                if i == m and delta_l.shape[:2] == (1, 1):  # a single output
+                    a = self.spans[i][0]
+                    rows = below_l * delta_l[0]
+                    own = matrix[a : a + len(rows), a : a + len(rows)]
+                    out = out + (rows * (own @ rows)).sum(0)[None, None]
+                    continue
                 if k == 1:
                     inner = self._pairs(i, m, matrix).T @ pairs(below_l, below_m, i == m)
                     out = out + (inner * pairs(delta_l, delta_m, i == m)).sum(0)[None, None]

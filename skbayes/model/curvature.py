@@ -131,8 +131,12 @@ class FullCurvature(Curvature):
         parts = local.parts(root)
         for m, (_, below_m, delta_m) in enumerate(parts):
             for i, (_, below_l, delta_l) in enumerate(parts[: m + 1]):
-                inputs = pairs(below_l, below_m, i == m)
-                outputs = pairs(delta_l, delta_m, i == m)
+                if i == m and delta_l.shape[:2] == (1, 1):  # a single output
+                    inputs = below_l * delta_l[0]
+                    outputs = inputs
+                else:
+                    inputs = pairs(below_l, below_m, i == m)
+                    outputs = pairs(delta_l, delta_m, i == m)
                 block = self._sums.get((i, m))
                 if block is None:
                     self._sums[i, m] = inputs @ outputs.T
@@ -143,7 +147,8 @@ class FullCurvature(Curvature):
         for (i, m), block in self._sums.items():
             first, second = self.layers[i], self.layers[m]
             rows, columns = self._span(first), self._span(second)
-            whole = unpaired(block, first, second)
+            single = i == m and block.shape == (first.fan_in + 1, first.fan_in + 1)
+            whole = block if single else unpaired(block, first, second)
             self.matrix[rows, columns] = whole
             if i != m:
                 self.matrix[columns, rows] = whole.T

@@ -27,9 +27,13 @@ def pairs(left: Tensor, right: Tensor, same: bool) -> Tensor:
             i, j = _upper(len(product[0]), left.device)
             return product[:, i, j].T
         return product.flatten(1).T
-    if same:
-        i, j = _upper(len(left), left.device)
-        return left[i] * left[j]
+    if same:  # row by row of the triangle, which is several times faster than by index
+        size, start = len(left), 0
+        out = left.new_empty((size * (size + 1) // 2, left.shape[1]))
+        for i in range(size):
+            torch.mul(left[i], left[i:], out=out[start : start + size - i])
+            start += size - i
+        return out
     return (left[:, None] * right).flatten(0, 1)
 
 
