@@ -212,8 +212,15 @@ def agreement(quick: bool) -> list[dict]:
         for name, (subset, hessian) in STRUCTURES.items():
             covariance, evidence = case.fit(subset, hessian)
             cov = case.predict(covariance, subset, hessian)[1]
-            row = {"task": task, "structure": name, "backend": "", "variance": np.nan,
-                   "evidence": np.nan, "evidence / own": np.nan, "brute force": np.nan}
+            row = {
+                "task": task,
+                "structure": name,
+                "backend": "",
+                "variance": np.nan,
+                "evidence": np.nan,
+                "evidence / own": np.nan,
+                "brute force": np.nan,
+            }
             if name == "full":
                 row["brute force"] = difference(cov, brute)
             if task != "binary":  # one logit is not among what laplace-torch takes

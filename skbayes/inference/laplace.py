@@ -161,8 +161,10 @@ class Laplace(Method):
             if best is None or found.log_evidence > best.log_evidence:
                 best, losses, messages = found, loss, hints
             if stopped:
-                messages = [*messages, "The fit was interrupted; the draws are around the best "
-                            "point it reached."]
+                messages = [
+                    *messages,
+                    "The fit was interrupted; the draws are around the best point it reached.",
+                ]
                 break
         assert best is not None
         return self._posterior(best, losses, messages, stopped, streams)

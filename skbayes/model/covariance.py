@@ -19,7 +19,7 @@ def block_rows(network, full: bool) -> int:
     """
     wide = max(max(layer.fan_in, layer.fan_out) for layer in network.layers)
     if full:  # of two layers' pairs of inputs, or of outputs
-        sizes = sorted((max(layer.fan_in + 1, layer.fan_out) for layer in network.layers))
+        sizes = sorted(max(layer.fan_in + 1, layer.fan_out) for layer in network.layers)
         return max(16, BLOCK // max(sizes[-1] * sizes[-1], wide * network.n_outputs))
     return max(16, BLOCK // (wide * network.n_outputs))
 
@@ -253,4 +253,3 @@ class DiagonalCovariance(Covariance):
 
     def of_functions(self, local):
         return local.diagonal_gram(self._on(local.outputs.device)["variances"])
-

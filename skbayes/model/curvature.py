@@ -5,7 +5,6 @@ It is in float64: the precision adds numbers as large as n / sigma^2 to those of
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from skbayes.model.covariance import (
@@ -157,8 +156,10 @@ class FullCurvature(Curvature):
     def covariance(self, prior_precision):
         precision = self.matrix.clone()
         precision.diagonal().add_(prior_precision)
-        spans = [(s.start, layer.fan_in + 1, layer.fan_out) for s, layer in
-                 zip(self.spans(), self.layers, strict=True)]
+        spans = [
+            (s.start, layer.fan_in + 1, layer.fan_out)
+            for s, layer in zip(self.spans(), self.layers, strict=True)
+        ]
         return FullCovariance.of(precision, spans)
 
 
