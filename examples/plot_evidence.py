@@ -63,6 +63,8 @@ for size in sizes:
     held_out.append(best.log_predictive_density(X_held, y_held).mean())
 
 # %%
+# (Networks with no hidden unit or one lie far below the figure.)
+#
 # The evidence rises steeply until the network can bend as often as the curve does, and then falls:
 # every further unit widens the support. The held-out score rises as steeply but falls much less:
 # averaging over the weights protects a large network's predictions, and the evidence still sees

@@ -188,7 +188,7 @@ class BayesianEstimator(BaseEstimator):
         self.posterior_ = posterior
         self._layout = posterior.layout  # whose prior the method may have tuned
         self._store(posterior, inside, seed)
-        vars(self).pop("log_evidence_", None)
+        self.__dict__.pop("log_evidence_", None)
         if posterior.log_evidence is not None:
             units = target.total_weight * self._log_unit()
             self.log_evidence_ = posterior.log_evidence - units
@@ -283,7 +283,8 @@ class BayesianEstimator(BaseEstimator):
     def _chunks(self, X, n_draws: int | None = None, per_output: int = 1, joint: bool = False):
         """Rows of X in chunks of bounded memory: slices, theta, outputs of all draws.
 
-        ``joint`` as in `Posterior.outputs`. Yields ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
+        ``joint`` as in `Posterior.outputs`. Yields
+        ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
         """
         X = self._check_X(X)
         theta = self.posterior_.thinned(n_draws)

@@ -141,7 +141,7 @@ def _shares(local: Local) -> Tensor:
     """
     posterior = local.log_posterior
     weights, params, _ = posterior.layout.split(local.theta[0].double())
-    sums: Tensor | float = 0.0
+    sums = torch.zeros(posterior.likelihood.n_outputs, dtype=torch.float64, device=weights.device)
     size = block_rows(posterior.network, full=True)
     for rows, part in in_blocks(posterior.inputs, size):
         linear = tangent(posterior.network, weights, part, local.last_layer)

@@ -85,11 +85,11 @@ class Laplace(Method):
         Draws from the normal posterior.
     init : Method or None, default=None
         What finds the first mode, such as ``MAP(n_restarts=5)`` or ``Ensemble()``; of several
-        points the best is taken. None is ``MAP(tol=1e-9)``. While it runs, noise that is to be learned has the
-        standard deviation of y: a network then begins simple and grows as the noise falls. With
-        ``tune_prior`` it runs twice, with the prior and with one four times as wide, and what ends
-        at the larger evidence is kept: there are local maxima, such as that of a network that is
-        nearly linear.
+        points the best is taken. None is ``MAP(tol=1e-9)``. While it runs, noise that is to be
+        learned has the standard deviation of y: a network then begins simple and grows as the
+        noise falls. With ``tune_prior`` it runs twice, with the prior and with one four times as
+        wide, and what ends at the larger evidence is kept: there are local maxima, such as that
+        of a network that is nearly linear.
     """
 
     needs = frozenset({"gauss_newton"})
