@@ -176,7 +176,6 @@ class BayesianEstimator(BaseEstimator):
         if checkpoint is not None:
             begin = None if theta0 is None else theta0.cpu().numpy()
             store = Checkpoint(checkpoint, self._fingerprint(method, prior, data, begin, state))
-        self._layout = target.layout
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
             with torch.no_grad(), self._listening(target, bar, X, y) as (watched, on_step):
@@ -196,7 +195,12 @@ class BayesianEstimator(BaseEstimator):
         if posterior.state is not None:
             posterior.state.update(data=data, shape=X.shape)
         self.posterior_ = posterior
+        self._layout = posterior.layout  # whose prior the method may have tuned
         self._store(posterior, inside, seed)
+        self.__dict__.pop("log_evidence_", None)
+        if posterior.log_evidence is not None:
+            units = target.total_weight * self._log_unit()
+            self.log_evidence_ = posterior.log_evidence - units
         hint = f" (method='auto' took {method!r}.)" if auto else ""
         for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
             warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
@@ -258,8 +262,11 @@ class BayesianEstimator(BaseEstimator):
 
     # ------------------------------------------------------------- prediction
 
-    def _forward(self, theta: np.ndarray, inside) -> np.ndarray:
-        """Outputs (draws, n_outputs, n) in float64 for theta and standardised rows."""
+    def _forward(self, theta: np.ndarray, inside, joint: bool = True) -> np.ndarray:
+        """Outputs (draws, n_outputs, n) in float64 for theta and standardised rows.
+
+        ``joint`` as in `Posterior.outputs`.
+        """
         layout = self._layout
         device = self._prediction_device()
         # a copy, since torch must not share a memory-mapped posterior
@@ -267,6 +274,10 @@ class BayesianEstimator(BaseEstimator):
         inputs = self._make_inputs(inside, layout.network, dtype=torch.float64, device=device)
         with torch.no_grad():
             return layout.network.forward(layout.for_forward(flat), inputs).cpu().numpy()
+        scale = layout.network.input_scale
+        inputs = Inputs(inside, dtype=torch.float64, device=device, scale=scale)
+        with torch.no_grad():
+            return self.posterior_.outputs(flat, inputs, joint).cpu().numpy()
 
     def _prediction_device(self) -> torch.device:
         if self.device != "cpu" and not torch.cuda.is_available():
@@ -293,10 +304,11 @@ class BayesianEstimator(BaseEstimator):
                 f"of shape {self._row_shape}."
             )
 
-    def _chunks(self, X, n_draws: int | None = None, per_output: int = 1):
+    def _chunks(self, X, n_draws: int | None = None, per_output: int = 1, joint: bool = False):
         """Rows of X in chunks of bounded memory: slices, theta, outputs of all draws.
 
-        Yields ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
+        ``joint`` as in `Posterior.outputs`. Yields
+        ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
         """
         X = self._check_X(X)
         theta = self.posterior_.thinned(n_draws)
@@ -306,7 +318,7 @@ class BayesianEstimator(BaseEstimator):
             rows = slice(start, min(start + size, X.shape[0]))
             inside = self._scaler.transform(X[rows])
             check_finite(inside)
-            yield rows, theta, self._forward(theta, inside)
+            yield rows, theta, self._forward(theta, inside, joint)
 
     def _sampled_functions(self, X, n_samples, rng: np.random.Generator):
         """Outputs (n_outputs, n) at all rows for draws from the posterior, with their theta."""
@@ -362,6 +374,10 @@ class BayesianEstimator(BaseEstimator):
                 layout.prior.weights(net, hyper), self._make_inputs(inside, layout.network, **kw)
             )
         return layout, theta.numpy(), outputs.numpy()
+
+    def _log_unit(self) -> float:
+        """Log of what one unit of y, as the network sees it, is in the units of y."""
+        return 0.0
 
     def _check_model(self) -> None:
         """Check the parameters of the model."""

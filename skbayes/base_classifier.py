@@ -230,7 +230,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         """
         if n_draws is not None:
             n_draws = check_count("n_draws", n_draws)
-        parts = [self._log_proba(outputs) for _, _, outputs in self._chunks(X, n_draws)]
+        chunks = self._chunks(X, n_draws, joint=True)
+        parts = [self._log_proba(outputs) for _, _, outputs in chunks]
         return np.concatenate(parts, 1)
 
     def sample_y(self, X, n_samples=1, random_state=None):

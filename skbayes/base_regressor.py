@@ -220,7 +220,9 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         """
         if n_draws is not None:
             n_draws = check_count("n_draws", n_draws)
-        parts = [self._moments(out, theta) for _, theta, out in self._chunks(X, n_draws)]
+        parts = [
+            self._moments(out, theta) for _, theta, out in self._chunks(X, n_draws, joint=True)
+        ]
         mean, std = (np.concatenate(part, 1) for part in zip(*parts, strict=True))
         return (mean[..., 0], std[..., 0]) if self._single else (mean, std)
 
@@ -280,6 +282,9 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         scale, centre = self._y_scaler.scale, self._y_scaler.mean
         mean, std = (np.moveaxis(part.numpy(), 1, 2) for part in (mean, std))
         return mean * scale + centre, std * scale
+
+    def _log_unit(self):
+        return float(np.log(self._y_scaler.scale).sum())
 
     def _squeeze(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._single else values

@@ -41,8 +41,9 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         Activation of the hidden layers.
     method : str or Method, default="auto"
         How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
-        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``, or
-        an object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
+        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``,
+        ``"laplace"``, or an object from `skbayes.inference` that holds the knobs, such as
+        ``HMC(n_draws=1000)``.
         ``"auto"`` is ``"anchored"``, or an ensemble of modes where X has at least as many
         features as rows, see `skbayes.inference.auto.choose`.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
@@ -86,6 +87,8 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         Epochs, or draws per chain.
     loss_curve_ : ndarray of shape (`n_iter_`,)
         Negative log posterior per row over the epochs, where the method is an optimiser.
+    log_evidence_ : float
+        Log evidence in the units of y, where the method gives one (``"laplace"``).
     diagnostics_ : dict
         R-hat and effective sample sizes of the predictions, acceptance, divergences, see
         `skbayes.diagnostics.diagnose`; empty where members are independent.
@@ -158,8 +161,9 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         Activation of the hidden layers.
     method : str or Method, default="auto"
         How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
-        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``, or
-        an object from `skbayes.inference` that holds the knobs, such as ``HMC(n_draws=1000)``.
+        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``,
+        ``"laplace"``, or an object from `skbayes.inference` that holds the knobs, such as
+        ``HMC(n_draws=1000)``.
         ``"auto"`` is ``"mclmc"`` with short chains, up to 10,000 rows and 20,000 parameters, where
         the output layer can be integrated out or the network is linear, else ``"anchored"``, see
         `skbayes.inference.auto.choose`.
@@ -205,6 +209,8 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         Epochs, or draws per chain.
     loss_curve_ : ndarray of shape (`n_iter_`,)
         Negative log posterior per row over the epochs, where the method is an optimiser.
+    log_evidence_ : float
+        Log evidence in the units of y, where the method gives one (``"laplace"``).
     diagnostics_ : dict
         R-hat and effective sample sizes of the predictions, acceptance, divergences, see
         `skbayes.diagnostics.diagnose`; empty where members are independent.

@@ -43,7 +43,11 @@ class Posterior:
     ----------
     n_chains, n_draws, n_params : int
         Shape of ``draws``.
+    log_evidence : float or None
+        Log evidence in the units that the network sees, where the method gives one.
     """
+
+    log_evidence: float | None = None
 
     def __init__(
         self,
@@ -124,6 +128,26 @@ class Posterior:
         """
         weights = self.layout.weights(self.thinned(n))
         return [self.layout.network.to_module(w) for w in weights]
+
+    def outputs(self, theta: Any, inputs: Any, joint: bool = True) -> Any:
+        """Outputs of the network for draws: where weights become functions.
+
+        Parameters
+        ----------
+        theta : Tensor of shape (draws, n_params)
+            Draws.
+        inputs : Inputs
+            Rows as the network sees them.
+        joint : bool
+            Whether a draw's outputs must belong to the same weights in all rows. Where not, a
+            posterior may know better points of every row's own distribution.
+
+        Returns
+        -------
+        Tensor of shape (draws, n_outputs, n)
+        """
+        net, _, hyper = self.layout.split(theta)
+        return self.layout.network.forward(self.layout.prior.weights(net, hyper), inputs)
 
     def functions(
         self,

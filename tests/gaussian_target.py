@@ -12,6 +12,7 @@ from arviz_stats.base import array_stats
 from scipy import stats
 
 from skbayes.model import Inputs, LogPosterior, MLPNetwork, Normal, NormalPrior
+from skbayes.model.covariance import FullCovariance
 
 CPU = torch.device("cpu")
 
@@ -24,7 +25,7 @@ class GaussianTarget:
     so that methods with and without minibatches share the target.
     """
 
-    likelihood = None
+    likelihood = prior = None
     device = CPU
     network = SimpleNamespace(
         layers=["one"], is_linear=True
@@ -77,6 +78,17 @@ class GaussianTarget:
     def sample_prior(self, streams):
         """Starting points somewhat wider than the target."""
         return self._mean + 2.0 * self._spread(streams)
+
+    def gauss_newton(self, theta, hessian, last_layer=False):
+        """The precision, as the curvature of a likelihood whose prior is flat."""
+        d = self.n_params
+        return SimpleNamespace(
+            n_params=d,
+            moving=slice(0, d),
+            covariance=lambda prior: FullCovariance.of(
+                self._precision[0].double() + torch.diag(prior), [(0, d, 1)]
+            ),
+        )
 
     def sample(self, streams):
         """Exact draws, one per chain."""

@@ -17,6 +17,7 @@ from skbayes.inference import (
     ConstantSGD,
     Dropout,
     Ensemble,
+    Laplace,
     Metropolis,
 )
 
@@ -42,6 +43,7 @@ METHOD_SETTINGS = {
     "csgmcmc": CSGMCMC(n_chains=2, n_draws=8, n_steps=20, init=MAP(max_epochs=10)),
     "constant_sgd": ConstantSGD(**_STEPS),
     "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),
+    "laplace": Laplace(n_draws=20, max_rounds=5, tol=5.0, init=MAP(max_epochs=100)),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -65,5 +67,6 @@ TARGET_SETTINGS = {
     "csgmcmc": CSGMCMC(n_chains=8, n_draws=80, n_steps=500, batch_size=20),
     "constant_sgd": ConstantSGD(**_LONG, n_steps=20, preconditioner="full"),
     "dropout": Dropout(n_members=2, max_epochs=1000, learning_rate=0.03),
+    "laplace": Laplace(hessian="full", tune_prior=None, n_draws=1000),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

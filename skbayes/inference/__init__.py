@@ -8,6 +8,7 @@ from skbayes.inference.csgmcmc import CSGMCMC
 from skbayes.inference.dropout import Dropout
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.hmc import HMC
+from skbayes.inference.laplace import Laplace
 from skbayes.inference.mala import MALA
 from skbayes.inference.map import MAP
 from skbayes.inference.mclmc import MCLMC
@@ -36,6 +37,7 @@ METHODS: dict[str, type[Method]] = {
     "csgmcmc": CSGMCMC,
     "constant_sgd": ConstantSGD,
     "dropout": Dropout,
+    "laplace": Laplace,
 }
 """Methods by the names that ``method=`` takes."""
 
@@ -57,6 +59,7 @@ __all__ = [
     "ConstantSGD",
     "Dropout",
     "Ensemble",
+    "Laplace",
     "Method",
     "Metropolis",
     "Streams",

@@ -85,6 +85,17 @@ class Inputs:
                 out._batches = rows.view(*index.shape, self.n_features + 1)
         return out
 
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """``[X, 1].T`` (n_features + 1, n) of all rows, without the scale; they are shared."""
+        if self._sparse is not None:
+            X = np.array(self._sparse.toarray().T)
+            plain = torch.as_tensor(X, dtype=dtype, device=self.device)
+            return torch.cat([plain, torch.ones_like(plain[:1])])
+        if self._rows is None:
+            raise ValueError("the rows differ from chain to chain")
+        out = self._rows.T.to(dtype).contiguous()
+        return out if self.scale == 1.0 else out.div_(self.scale)
+
     def padded(self, n: int) -> int:
         """Length of the buffer that `times` wants for n rows.
 

@@ -91,6 +91,15 @@ class Likelihood:
         """Log density of every row (n_chains, n) in the dtype of ``outputs``."""
         raise NotImplementedError("abstract")
 
+    def fisher_root(self, outputs: Tensor, params: Tensor) -> Tensor:
+        r"""A root of the Fisher information of a row's outputs, (n_chains, k, n_outputs, n).
+
+        Its rows :math:`r_j` give the information as :math:`\sum_j r_j r_j^T`; for the outputs of
+        these likelihoods (other than the noise) that is minus the second derivative of the log
+        density too.
+        """
+        raise NotImplementedError("abstract")
+
 
 class Bernoulli(Likelihood):
     r"""Independent binary labels, one logit each (one label: binary classification).
@@ -114,6 +123,10 @@ class Bernoulli(Likelihood):
     def pointwise(self, outputs, params, y):
         return logsigmoid((2.0 * y - 1.0) * outputs).sum(1)
 
+    def fisher_root(self, outputs, params):
+        # the information is p (1 - p)
+        return _on_diagonal((0.5 * (logsigmoid(outputs) + logsigmoid(-outputs))).exp())
+
 
 class Categorical(Likelihood):
     r"""One of three or more classes, a logit for each.
@@ -136,6 +149,12 @@ class Categorical(Likelihood):
 
     def pointwise(self, outputs, params, y):
         return (outputs.log_softmax(1) * y).sum(1)
+
+    def fisher_root(self, outputs, params):
+        # diag(p) - p p^T = R^T R with R = diag(sqrt(p)) - sqrt(p) p^T, since p sums to one
+        p = outputs.softmax(1)
+        root = p.sqrt()
+        return _on_diagonal(root) - root[:, :, None] * p[:, None]
 
 
 class _FixedNoise(NamedTuple):
@@ -303,6 +322,10 @@ class Normal(Likelihood):
         sigma = self.noise_std(raw.expand(self.n_outputs, -1).clone(), 0)
         return raw, -0.5 * (raw / self.prior_scale) ** 2, sigma
 
+    def raw_of(self, std: float) -> float:
+        """The raw parameter whose noise has a standard deviation, in units of y's."""
+        return math.log(math.expm1(std - self.floor)) - self.raw_shift
+
     def mean_and_std(self, outputs: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and noise of every row, both (n_chains, n_outputs, n)."""
         mean = outputs[:, : self.n_outputs]
@@ -317,7 +340,21 @@ class Normal(Likelihood):
     def pointwise(self, outputs, params, y):
         return self._row_logs(*self.mean_and_std(outputs, params), y).sum(1)
 
+    def fisher_root(self, outputs, params):
+        sigma = self.mean_and_std(outputs, params)[1]
+        roots = sigma.reciprocal()
+        if self.heteroscedastic:
+            # of the noise 2 / sigma^2, by the raw output the slope squared times that
+            slope = self.noise_slope(outputs[:, self.n_outputs :], 1)
+            roots = torch.cat([roots, math.sqrt(2.0) * slope / sigma], 1)
+        return _on_diagonal(roots)
+
     @staticmethod
     def _row_logs(mean: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
         z = (y - mean) / sigma
         return -0.5 * (z * z) - sigma.log() - 0.5 * LOG_2PI
+
+
+def _on_diagonal(values: Tensor) -> Tensor:
+    """Diagonal matrices (n_chains, k, k, n) of values (n_chains, k, n)."""
+    return torch.diag_embed(values.movedim(1, -1), dim1=1, dim2=2)

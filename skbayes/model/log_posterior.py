@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbayes.model.curvature import gauss_newton
 from skbayes.model.inputs import Inputs
 from skbayes.model.likelihoods import Likelihood, Normal
 from skbayes.model.priors import BoundPrior
@@ -303,6 +304,24 @@ class LogPosterior(Density):
         out._factor = self.n / index.shape[-1]
         out.n = self.n
         return out
+
+    def given(self, prior: BoundPrior) -> LogPosterior:
+        """The same posterior with another prior, and the likelihood's own parameters held fixed.
+
+        These have a gradient of zero and no prior, so that the density is that of the weights.
+        """
+        out = copy.copy(self)
+        out.prior = prior
+        out.layout = Layout(self.network, self.likelihood, prior)
+        out._frozen = self.likelihood.n_params > 0
+        return out
+
+    def gauss_newton(self, theta: Tensor, hessian: str, last_layer: bool = False):
+        """Curvature of the log likelihood in the weights, see `skbayes.model.curvature`.
+
+        ``theta`` is (n_params,).
+        """
+        return gauss_newton(self, theta, hessian, last_layer)
 
     def perturbed(self, streams, noise_std: Tensor | None = None) -> LogPosterior:
         r"""The anchored copy: every chain with its own noisy data, around its own prior draw.

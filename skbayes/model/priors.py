@@ -270,6 +270,10 @@ class BoundNormal(BoundPrior):
         self._constant = -float(np.log(scales).sum()) - 0.5 * LOG_2PI * len(scales)
         self._shared = float(scales[0]) ** -2.0 if np.all(scales == scales[0]) else None
 
+    def with_scales(self, scales: np.ndarray) -> BoundNormal:
+        """The same kind of prior with other scales, (n_params,)."""
+        return BoundNormal(None, scales)
+
     def log_prob_and_grad(self, net, hyper, plus=None, with_value=True):
         if self._shared is not None and not with_value:
             return hyper, _plus(plus, net, -self._shared), hyper
