@@ -4,6 +4,7 @@ from skbayes.inference.adjusted_mclmc import AdjustedMCLMC
 from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
 from skbayes.inference.ensemble import Ensemble
+from skbayes.inference.ep import EP
 from skbayes.inference.hmc import HMC
 from skbayes.inference.mala import MALA
 from skbayes.inference.map import MAP
@@ -22,10 +23,12 @@ METHODS: dict[str, type[Method]] = {
     "nuts": NUTS,
     "mclmc": MCLMC,
     "adjusted_mclmc": AdjustedMCLMC,
+    "ep": EP,
 }
 """Methods by the names that ``method=`` takes."""
 
 __all__ = [
+    "EP",
     "HMC",
     "MALA",
     "MAP",
