@@ -160,7 +160,7 @@ def _sites(tilt: Tilt, mean, cov, y, weight) -> tuple[Tensor, Tensor, Tensor]:
     alone = mean.shape[2] == 1
     for _ in range(MAX_SWEEPS):
         root = tau.sqrt()
-        chol = torch.linalg.cholesky(eye + root[..., None] * cov * root[..., None, :])
+        chol = torch.linalg.cholesky_ex(eye + root[..., None] * cov * root[..., None, :])[0]
         half = torch.linalg.solve_triangular(chol, torch.diag_embed(root), upper=False)
         precision = half.mT @ half  # of the normal model, (cov + 1 / tau)^-1
         after = cov - cov @ precision @ cov
