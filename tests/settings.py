@@ -1,6 +1,7 @@
 """Small settings of every inference method, for tests that run on all of them."""
 
 from skbayes.inference import (
+    EP,
     HMC,
     MALA,
     MAP,
@@ -24,6 +25,7 @@ METHOD_SETTINGS = {
     "nuts": NUTS(**_SHORT, max_tree_depth=3),
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
+    "ep": EP(n_members=2, n_draws=10, max_epochs=2),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -39,5 +41,6 @@ TARGET_SETTINGS = {
     "nuts": NUTS(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
     "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
     "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
+    "ep": EP(n_members=2, n_draws=2000, batch_size=8, tol=1e-3),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

@@ -255,6 +255,7 @@ class _State:
             self.damping = 0.5 if method.damping is None else float(method.damping)
         self.refused = torch.zeros(n_chains, **kw)
         self.blocks: list[tuple[np.ndarray, Tensor]] = []
+        self.row_sites: dict[int, Tensor] = {}  # by block, for likelihoods that have them
 
     def _sizes(self) -> tuple[int, int]:
         """Number of blocks, and rows of the largest."""
@@ -306,7 +307,7 @@ class _State:
         which = b if self.n_sites > 1 else 0
         site = self.sites[which] if self.n_sites else torch.zeros_like(self.q)
         cavity = self.q - site
-        log_z, mean, variance = self._tilt(cavity, block)
+        log_z, mean, variance = self._tilt(cavity, b, block)
         before, spread = cavity[1] / cavity[0], 1.0 / cavity[0]
         refused = ~((variance > 0.0) & torch.isfinite(mean) & torch.isfinite(variance))
         self.refused += refused.double().mean(1) / self.n_blocks
@@ -319,14 +320,18 @@ class _State:
         self.q = self.q + step
         return log_z
 
-    def _tilt(self, cavity: Tensor, block) -> tuple[Tensor, Tensor, Tensor]:
+    def _tilt(self, cavity: Tensor, b: int, block) -> tuple[Tensor, Tensor, Tensor]:
         """Log Z, and moments of the cavity times the rows of a block."""
         k = self.data.layout.n_network
         mean, variance = cavity[1] / cavity[0], 1.0 / cavity[0]
         with torch.enable_grad():
             m, v = mean[:, :k].clone().requires_grad_(), variance[:, :k].clone().requires_grad_()
             outputs = output_moments(self.data.network, m, v, self._rows(block))
-        factor = self._factor(mean, variance, outputs[0].detach(), outputs[1].detach(), block)
+        known = self.row_sites.get(b)
+        detached = [part.detach() for part in outputs]
+        factor = self._factor(mean, variance, *detached, block, known)
+        if self.method.mode == "ep" and factor.sites is not None:
+            self.row_sites[b] = factor.sites
         with torch.enable_grad():
             by_m, by_v = torch.autograd.grad(outputs, (m, v), (factor.by_mean, factor.by_cov))
         m, v = m.detach(), v.detach()
@@ -337,24 +342,25 @@ class _State:
     def _rows(self, block) -> Tensor:
         return self.data.inputs.dense(block[0], torch.float64)
 
-    def _factor(self, mean: Tensor, variance: Tensor, z: Tensor, cov: Tensor, block):
+    def _factor(self, mean: Tensor, variance: Tensor, z: Tensor, cov: Tensor, block, sites=None):
         data, k = self.data, self.data.layout.n_network
         index = torch.as_tensor(block[0], device=data.device)
         y = data.y[0].double()[:, index].movedim(0, 1)  # (n_chains, n_targets, size)
         weight = block[1][:, None]
-        return block_factor(data.likelihood, z, cov, y, weight, mean[:, k:], variance[:, k:])
+        params = mean[:, k:], variance[:, k:]
+        return block_factor(data.likelihood, z, cov, y, weight, *params, sites)
 
     def _log_evidence(self) -> Tensor:
         """EP's log density of the data, (n_chains,)."""
         total = _log_normaliser(self.q) - _log_normaliser(self.prior)
-        for site, block in zip(self.sites, self.blocks, strict=True):
+        for b, (site, block) in enumerate(zip(self.sites, self.blocks, strict=True)):
             cavity = self.q - site
             mean, variance = cavity[1] / cavity[0], 1.0 / cavity[0]
             k = self.data.layout.n_network
             outputs = output_moments(
                 self.data.network, mean[:, :k], variance[:, :k], self._rows(block)
             )
-            total = total + self._factor(mean, variance, *outputs, block).log_z
+            total = total + self._factor(mean, variance, *outputs, block, self.row_sites.get(b)).log_z
             total = total + _log_normaliser(cavity) - _log_normaliser(self.q)
         return total
 

@@ -13,8 +13,9 @@ from torch.nn.functional import logsigmoid
 from skbayes.model.likelihoods import LOG_2PI, Bernoulli, Categorical, Likelihood, Normal
 from skbayes.model.moments import normal_nodes
 
-MAX_SWEEPS = 30
-SWEEP_TOL = 1e-7
+# Over the rows' own sites: from none, and from those of the block's last visit.
+MAX_SWEEPS, MORE_SWEEPS = 10, 3
+SWEEP_TOL = 1e-3
 
 # Of cavities: means and variances (chains, n_outputs, n), targets, weights (chains, 1, n). Gives
 # the log normaliser of each row, summed over its outputs, and the moments of cavity times row.
@@ -44,6 +45,9 @@ class Factor(NamedTuple):
     params_variance: Tensor
     """Variance of r given the block."""
 
+    sites: Tensor | None
+    """Sites of the block's rows, where they have some, (2, n_chains, n_outputs, n)."""
+
 
 def block_factor(
     likelihood: Likelihood,
@@ -53,6 +57,7 @@ def block_factor(
     weight: Tensor,
     params_mean: Tensor,
     params_variance: Tensor,
+    sites: Tensor | None = None,
 ) -> Factor:
     """Integrate a block of rows over normal outputs and the likelihood's own parameters.
 
@@ -74,6 +79,8 @@ def block_factor(
         A row of weight w enters as its density to the power of w.
     params_mean, params_variance : Tensor of shape (n_chains, n_params)
         Normal density of the likelihood's own parameters.
+    sites : Tensor, optional
+        Those of an earlier visit, to go on from.
 
     Returns
     -------
@@ -83,8 +90,9 @@ def block_factor(
         return _one_noise(likelihood, mean, cov, y, weight, params_mean, params_variance)
     tilts: dict[type, Tilt] = {Bernoulli: _bernoulli, Categorical: _categorical}
     tilt = _heteroscedastic(likelihood) if isinstance(likelihood, Normal) else None
-    log_z, by_mean, by_cov = _sites(tilt or tilts[type(likelihood)], mean, cov, y, weight)
-    return Factor(log_z, by_mean, by_cov, params_mean, params_variance)
+    tilt = tilt or tilts[type(likelihood)]
+    log_z, by_mean, by_cov, sites = _sites(tilt, mean, cov, y, weight, sites)
+    return Factor(log_z, by_mean, by_cov, params_mean, params_variance, sites)
 
 
 # ------------------------------------------------------------- one noise for all rows
@@ -128,7 +136,7 @@ def _one_noise(likelihood, mean, cov, y, weight, params_mean, params_variance) -
     by_mean = (side @ (pull * mass).sum(3, keepdim=True))[..., 0]
     by_cov = 0.5 * side @ middle @ side.mT
     log_z = torch.logsumexp(log_mass, 2).sum(1)
-    return Factor(log_z, by_mean, by_cov, params_mean, params_variance)
+    return Factor(log_z, by_mean, by_cov, params_mean, params_variance, None)
 
 
 def _grid(mean, spread, centre, half) -> tuple[Tensor, Tensor]:
@@ -149,16 +157,18 @@ def _grid_moments(points: Tensor, log_mass: Tensor) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------- all other likelihoods
 
 
-def _sites(tilt: Tilt, mean, cov, y, weight) -> tuple[Tensor, Tensor, Tensor]:
-    """Log Z, its derivatives by mean and covariance, with one normal site per row and output.
+def _sites(tilt: Tilt, mean, cov, y, weight, start) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log Z, its derivatives by mean and covariance, and one normal site per row and output.
 
     At the fixed point log Z is stationary in the sites, so its derivatives are those of the
     normal model with the sites in the rows' place.
     """
-    tau, nu = torch.zeros_like(mean), torch.zeros_like(mean)
+    tau, nu = torch.zeros((2, *mean.shape), dtype=mean.dtype, device=mean.device)
+    if start is not None:
+        tau, nu = start
     eye = torch.eye(mean.shape[2], dtype=mean.dtype, device=mean.device)
     alone = mean.shape[2] == 1
-    for _ in range(MAX_SWEEPS):
+    for _ in range(MAX_SWEEPS if start is None else MORE_SWEEPS):
         root = tau.sqrt()
         chol = torch.linalg.cholesky_ex(eye + root[..., None] * cov * root[..., None, :])[0]
         half = torch.linalg.solve_triangular(chol, torch.diag_embed(root), upper=False)
@@ -197,7 +207,7 @@ def _sites(tilt: Tilt, mean, cov, y, weight) -> tuple[Tensor, Tensor, Tensor]:
     log_z = log_z + of_model.sum(1)
     by_mean = known[1] - known[0] * centre
     by_cov = 0.5 * (by_mean[..., None] * by_mean[..., None, :] - precision)
-    return log_z, by_mean, by_cov
+    return log_z, by_mean, by_cov, torch.stack([tau, nu])
 
 
 def _bernoulli(mean, variance, y, weight):
