@@ -25,7 +25,7 @@ METHOD_SETTINGS = {
     "nuts": NUTS(**_SHORT, max_tree_depth=3),
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
-    "ep": EP(n_members=2, n_draws=10, max_epochs=2),
+    "ep": EP(n_members=2, n_draws=10, max_epochs=2, batch_size=32),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 

@@ -151,9 +151,7 @@ class EP(Method):
         self._choice("shuffle", (True, False))
         self._require("n_members", "n_draws")
         self._require("batch_size", "max_epochs", or_in=(None,))
-        self._require(
-            "damping", kind=(int, float), low=0, high=1, above=True, or_in=(None,)
-        )
+        self._require("damping", kind=(int, float), low=0, high=1, above=True, or_in=(None,))
         self._require("tol", kind=(int, float), low=0)
         if self.mode == "adf" and self.damping is not None:
             raise ValueError(
@@ -360,7 +358,9 @@ class _State:
             outputs = output_moments(
                 self.data.network, mean[:, :k], variance[:, :k], self._rows(block)
             )
-            total = total + self._factor(mean, variance, *outputs, block, self.row_sites.get(b)).log_z
+            total = (
+                total + self._factor(mean, variance, *outputs, block, self.row_sites.get(b)).log_z
+            )
             total = total + _log_normaliser(cavity) - _log_normaliser(self.q)
         return total
 

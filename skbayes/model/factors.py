@@ -23,11 +23,9 @@ Tilt = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Factor(NamedTuple):
-    r"""``log_z``, the logarithm of
+    r"""The logarithm of Z, and what moment matching needs of it.
 
     .. math:: Z = \int \prod_i p(y_i \mid z_i, r)^{w_i}\, N(z; \mu, S)\, N(r; m_r, v_r)\, dz\, dr
-
-    and what moment matching needs of it.
     """
 
     log_z: Tensor
