@@ -306,7 +306,7 @@ class _State:
         site = self.sites[which] if self.n_sites else torch.zeros_like(self.q)
         cavity = self.q - site
         log_z, mean, variance = self._tilt(cavity, b, block)
-        before, spread = cavity[1] / cavity[0], 1.0 / cavity[0]
+        spread = 1.0 / cavity[0]
         refused = ~((variance > 0.0) & torch.isfinite(mean) & torch.isfinite(variance))
         self.refused += refused.double().mean(1) / self.n_blocks
         # knowledge is not taken away, see the class
