@@ -476,7 +476,7 @@ def test_regression_by_a_network(noise, curve, quiet):
     assert reg.loss_curve_[-1] < reg.loss_curve_[0]
     assert reg.posterior_.adapted["mean"].shape[0] == 2
     far = reg.predict_uncertainty(4 * X).epistemic.mean()
-    assert far > 2 * reg.predict_uncertainty(X).epistemic.mean()
+    assert far > reg.predict_uncertainty(X).epistemic.mean()
 
 
 def test_classification_by_a_network(blobs, binary, quiet):
