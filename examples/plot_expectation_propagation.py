@@ -26,9 +26,9 @@ grid = np.linspace(-3, 3, 121)[:, None]
 def fit(method, n=60):
     model = BayesianMLPRegressor(
         (20,),
-        "tanh",
+        "relu",
         method=method,
-        prior=NormalPrior(2.0, fan_in=True),
+        prior=NormalPrior(1.0),
         noise=0.2,
         standardize=False,
         random_state=1,
@@ -70,7 +70,7 @@ plt.show()
 methods = {
     "filtering, 1 pass": EP(mode="adf", batch_size=1, n_draws=300),
     "filtering, 40 passes": EP(mode="adf", batch_size=2, max_epochs=40, n_draws=300),
-    "expectation propagation": EP(batch_size=2, max_epochs=60, n_draws=300),
+    "expectation propagation": EP(batch_size=2, max_epochs=30, n_draws=300),
     "hmc": HMC(n_warmup=200, n_draws=75, max_leapfrog=60),
 }
 figure, axes = plt.subplots(1, 4, figsize=(12, 3), sharey=True, layout="constrained")
