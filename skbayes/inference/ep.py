@@ -326,8 +326,8 @@ class _State:
             m, v = mean[:, :k].clone().requires_grad_(), variance[:, :k].clone().requires_grad_()
             outputs = output_moments(self.data.network, m, v, self._rows(block))
         known = self.row_sites.get(b)
-        detached = [part.detach() for part in outputs]
-        factor = self._factor(mean, variance, *detached, block, known)
+        z, cov = outputs[0].detach(), outputs[1].detach()
+        factor = self._factor(mean, variance, z, cov, block, known)
         if self.method.mode == "ep" and factor.sites is not None:
             self.row_sites[b] = factor.sites
         with torch.enable_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from skbayes.model.network import MLPNetwork
 ORDER = 5  # Hermite terms that are summed one by one; what is left is added as one term
 TINY = 1e-12
 
-_SMOOTH = {"tanh": torch.tanh, "silu": silu, "gelu": gelu}
+_SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "silu": silu, "gelu": gelu}
 
 
 def output_moments(
@@ -101,8 +102,7 @@ def activation_moments(name: str, mean: Tensor, cov: Tensor) -> tuple[Tensor, Te
     terms = _relu_terms(mean, std) if name == "relu" else _smooth_terms(name, mean, std)
     expected, *roots = terms
     if mean.shape[-1] == 1:  # no other row: the variance is all there is to know
-        total = sum(root * root for root in roots)
-        return expected, total[..., None]
+        return expected, torch.stack(roots).square().sum(0)[..., None]
     rho = cov / (std[..., None] * std[..., None, :])
     out: Tensor | float = 0.0
     for root in reversed(roots):  # Horner's scheme
