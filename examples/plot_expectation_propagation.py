@@ -83,9 +83,10 @@ plt.show()
 # Where the band is too narrow, and where too wide
 # ------------------------------------------------
 #
-# The deviation of the function, divided by that of HMC. Expectation propagation is too
-# wide at the data, where the posterior is sure of the function but not of single weights, which must
-# then move together; independent ones cannot. In the gap it is too narrow: it knows one way through.
+# The deviation of the function, divided by that of HMC. Expectation propagation is too wide at the
+# data, where the posterior is sure of the function but not of single weights: these must then move
+# together, which independent weights cannot. In the gap it is too narrow: it knows only one way
+# through.
 
 figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 for name in list(methods)[:3]:

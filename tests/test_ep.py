@@ -466,7 +466,7 @@ def test_a_network_with_one_unit_against_quadrature():
 @pytest.mark.parametrize("noise", ["learned", "heteroscedastic"])
 def test_regression_by_a_network(noise, curve, quiet):
     X, y = curve
-    method = EP(max_epochs=30, n_members=2)
+    method = EP(max_epochs=15, batch_size=4, n_members=2)
     reg = BayesianMLPRegressor((10,), method=method, noise=noise, random_state=0).fit(X, y)
     residual = y - reg.predict(X)
     assert residual.std() < 0.8  # noise 0.5, y's own deviation is above 2
@@ -481,7 +481,7 @@ def test_regression_by_a_network(noise, curve, quiet):
 
 def test_classification_by_a_network(blobs, binary, quiet):
     for X, y in (blobs, binary):
-        clf = BayesianMLPClassifier((8,), method=EP(max_epochs=10), random_state=0).fit(X, y)
+        clf = BayesianMLPClassifier((8,), method=EP(max_epochs=8, batch_size=4), random_state=0).fit(X, y)
         prior = np.bincount(y) / len(y)
         loss = -np.log(clf.predict_proba(X)[np.arange(len(y)), y]).mean()
         assert loss < 0.75 * stats.entropy(prior)
