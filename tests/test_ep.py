@@ -481,7 +481,9 @@ def test_regression_by_a_network(noise, curve, quiet):
 
 def test_classification_by_a_network(blobs, binary, quiet):
     for X, y in (blobs, binary):
-        clf = BayesianMLPClassifier((8,), method=EP(max_epochs=8, batch_size=4), random_state=0).fit(X, y)
+        clf = BayesianMLPClassifier(
+            (8,), method=EP(max_epochs=8, batch_size=4), random_state=0
+        ).fit(X, y)
         prior = np.bincount(y) / len(y)
         loss = -np.log(clf.predict_proba(X)[np.arange(len(y)), y]).mean()
         assert loss < 0.75 * stats.entropy(prior)
