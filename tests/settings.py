@@ -2,6 +2,7 @@
 
 from skbayes.inference import (
     CSGMCMC,
+    EP,
     HMC,
     MALA,
     MAP,
@@ -44,6 +45,7 @@ METHOD_SETTINGS = {
     "constant_sgd": ConstantSGD(**_STEPS),
     "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),
     "laplace": Laplace(n_draws=20, max_rounds=5, tol=5.0, init=MAP(max_epochs=100)),
+    "ep": EP(n_members=2, n_draws=10, max_epochs=2, batch_size=32),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -68,5 +70,6 @@ TARGET_SETTINGS = {
     "constant_sgd": ConstantSGD(**_LONG, n_steps=20, preconditioner="full"),
     "dropout": Dropout(n_members=2, max_epochs=1000, learning_rate=0.03),
     "laplace": Laplace(hessian="full", tune_prior=None, n_draws=1000),
+    "ep": EP(n_members=2, n_draws=2000, batch_size=8, tol=1e-3),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

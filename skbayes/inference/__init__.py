@@ -7,6 +7,7 @@ from skbayes.inference.constant_sgd import ConstantSGD
 from skbayes.inference.csgmcmc import CSGMCMC
 from skbayes.inference.dropout import Dropout
 from skbayes.inference.ensemble import Ensemble
+from skbayes.inference.ep import EP
 from skbayes.inference.hmc import HMC
 from skbayes.inference.laplace import Laplace
 from skbayes.inference.mala import MALA
@@ -38,11 +39,13 @@ METHODS: dict[str, type[Method]] = {
     "constant_sgd": ConstantSGD,
     "dropout": Dropout,
     "laplace": Laplace,
+    "ep": EP,
 }
 """Methods by the names that ``method=`` takes."""
 
 __all__ = [
     "CSGMCMC",
+    "EP",
     "HMC",
     "MALA",
     "MAP",

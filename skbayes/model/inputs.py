@@ -95,6 +95,18 @@ class Inputs:
             raise ValueError("the rows differ from chain to chain")
         out = self._rows.T.to(dtype).contiguous()
         return out if self.scale == 1.0 else out.div_(self.scale)
+    def dense(self, index: np.ndarray, dtype: torch.dtype) -> Tensor:
+        """Some rows as they are, with the column of ones, (*index.shape, n_features + 1)."""
+        flat = index.reshape(-1)
+        if self._rows is not None:
+            rows = self._rows[torch.as_tensor(flat, device=self.device)].to(dtype) / self.scale
+        elif self._sparse is not None:
+            X = np.ones((len(flat), self.n_features + 1))
+            X[:, :-1] = self._sparse[flat].toarray()
+            rows = torch.as_tensor(X, dtype=dtype, device=self.device)
+        else:
+            raise ValueError("minibatches that differ from chain to chain have no common rows.")
+        return rows.view(*index.shape, -1)
 
     def padded(self, n: int) -> int:
         """Length of the buffer that `times` wants for n rows.
