@@ -273,10 +273,6 @@ class BayesianEstimator(BaseEstimator):
         flat = torch.as_tensor(np.array(theta, dtype=np.float64), device=device)
         inputs = self._make_inputs(inside, layout.network, dtype=torch.float64, device=device)
         with torch.no_grad():
-            return layout.network.forward(layout.for_forward(flat), inputs).cpu().numpy()
-        scale = layout.network.input_scale
-        inputs = Inputs(inside, dtype=torch.float64, device=device, scale=scale)
-        with torch.no_grad():
             return self.posterior_.outputs(flat, inputs, joint).cpu().numpy()
 
     def _prediction_device(self) -> torch.device:

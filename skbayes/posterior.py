@@ -146,8 +146,7 @@ class Posterior:
         -------
         Tensor of shape (draws, n_outputs, n)
         """
-        net, _, hyper = self.layout.split(theta)
-        return self.layout.network.forward(self.layout.prior.weights(net, hyper), inputs)
+        return self.layout.network.forward(self.layout.for_forward(theta), inputs)
 
     def functions(
         self,

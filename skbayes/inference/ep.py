@@ -224,7 +224,7 @@ class _State:
 
     def __init__(self, method: EP, data, theta0: Tensor | None, streams) -> None:
         self.method, self.data, self.streams = method, data, streams
-        self.linear = len(data.network.layers) == 1
+        self.linear = data.network.is_linear
         kw: dict[str, Any] = {"dtype": torch.float64, "device": data.device}
         n_chains, n_params = streams.n_chains, data.n_params
         precision = torch.empty(n_params, **kw)
@@ -338,7 +338,7 @@ class _State:
         return factor.log_z, mean, variance
 
     def _rows(self, block) -> Tensor:
-        return self.data.inputs.dense(block[0], torch.float64)
+        return self.data.inputs.dense(torch.float64, block[0])
 
     def _factor(self, mean: Tensor, variance: Tensor, z: Tensor, cov: Tensor, block, sites=None):
         data, k = self.data, self.data.layout.n_network

@@ -259,7 +259,7 @@ class Laplace(Method):
             return _newton(found, target, theta)
         n_params = target.n_params
         small = n_params * target.n <= MOST_WORK and n_params <= 5000
-        linear = len(target.network.layers) == 1
+        linear = target.network.is_linear
         return climb(
             target,
             theta,

@@ -85,18 +85,13 @@ class Inputs:
                 out._batches = rows.view(*index.shape, self.n_features + 1)
         return out
 
-    def dense(self, dtype: torch.dtype) -> Tensor:
-        """``[X, 1].T`` (n_features + 1, n) of all rows, without the scale; they are shared."""
-        if self._sparse is not None:
-            X = np.array(self._sparse.toarray().T)
-            plain = torch.as_tensor(X, dtype=dtype, device=self.device)
-            return torch.cat([plain, torch.ones_like(plain[:1])])
-        if self._rows is None:
-            raise ValueError("the rows differ from chain to chain")
-        out = self._rows.T.to(dtype).contiguous()
-        return out if self.scale == 1.0 else out.div_(self.scale)
-    def dense(self, index: np.ndarray, dtype: torch.dtype) -> Tensor:
-        """Some rows as they are, with the column of ones, (*index.shape, n_features + 1)."""
+    def dense(self, dtype: torch.dtype, index: np.ndarray | None = None) -> Tensor:
+        """Rows as they are, with the column of ones: (*index.shape, n_features + 1).
+
+        Without an index all rows, (n, n_features + 1).
+        """
+        if index is None:
+            index = np.arange(self.n)
         flat = index.reshape(-1)
         if self._rows is not None:
             rows = self._rows[torch.as_tensor(flat, device=self.device)].to(dtype) / self.scale

@@ -126,7 +126,9 @@ class MLPTangent(Tangent):
         self.layers, self.last_layer = network.layers, last_layer
         weights = weights.double()
         self.joints = [weights[lay.joint].view(lay.fan_in + 1, lay.fan_out) for lay in self.layers]
-        self.below: list[Tensor] = [inputs.dense(torch.float64)]  # what each layer receives
+        self.below: list[Tensor] = [
+            inputs.dense(torch.float64).T.contiguous()
+        ]  # what each layer receives
         self.slopes: list[Tensor] = []  # of the activations
         for layer, joint in zip(self.layers[:-1], self.joints[:-1], strict=True):
             z = joint.T @ self.below[-1]
