@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from skbayes.inference.checkpoint import Checkpoint, check_checkpoint, fingerpri
 from skbayes.inference.groups import resumable, run_method
 from skbayes.inference.kernel import ChainMethod
 from skbayes.model import Inputs, Layout, LogPosterior
+from skbayes.model.out_of_core import OutOfCoreInputs, OutOfCoreLogPosterior
 from skbayes.model.priors import PRIORS, NormalPrior
 from skbayes.posterior import Posterior
 from skbayes.progress import ProgressBar
+from skbayes.rows_on_disk import RowsOnDisk, is_on_disk, open_rows
 from skbayes.validation import (
     Standardizer,
     check_choice,
@@ -41,6 +44,16 @@ MEMORY = 1 << 26
 """Bytes that predictions of one chunk of rows may take, times a small factor."""
 
 DIAGNOSTIC_ROWS = 512
+
+
+class _Data(NamedTuple):
+    """Checked data, and what is made of them."""
+
+    X: Any
+    y: np.ndarray
+    weight: np.ndarray | None
+    inside: Any  # X as the network sees it
+    target: LogPosterior
 
 
 class BayesianEstimator(BaseEstimator):
@@ -86,15 +99,17 @@ class BayesianEstimator(BaseEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X, y, sample_weight=None, checkpoint=None):
+    def fit(self, X, y=None, sample_weight=None, checkpoint=None):
         """Infer the posterior over the weights.
 
         Parameters
         ----------
-        X : {array-like, CSR matrix} of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
+        X : {array-like, CSR matrix, torch Dataset} of shape (n_samples, n_features)
+            Training rows. A numpy memory map of 64 MiB or more, and a map-style ``Dataset`` of
+            pairs (x, y), are read when rows are needed and never copied whole; the method must be
+            one that works on minibatches.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
+            Targets; None with a ``Dataset``, which has its own.
         sample_weight : array-like of shape (n_samples,), optional
             Weights of the rows. A row of weight 2 counts as two equal rows: in the likelihood, in
             the standardiser, and in how much is known.
@@ -115,70 +130,42 @@ class BayesianEstimator(BaseEstimator):
         ValueError
             If a parameter or the data are not allowed; the message names what is.
         """
-        prior = resolve_prior(self.prior)
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        check_choice("standardize", self.standardize, (True, False, "X", "y"))
         check_n_jobs(self.n_jobs)
-        self._check_model()
         method = resolve_method(self.method)
         again = self.warm_start and hasattr(self, "posterior_")
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            **self._x_checks,
-            dtype=[np.float64, np.float32],
-            multi_output=True,
-            reset=not again,
-        )
-        if again:
-            self._check_row_shape(X)
-        else:
-            self._row_shape = X.shape[1:]
         auto = method is None
         if auto and again:
             method = getattr(self, "_auto_method", None)  # what went before goes on
         if method is not None:
             check_checkpoint(checkpoint, method, self.random_state)
-        weight = check_sample_weight(sample_weight, X.shape[0])
-        targets, weight = self._encode_y(y, weight, again)
-        if not again:
-            self._scaler = self._make_scaler().fit(X, weight)
-        inside = self._scaler.transform(X)
-        check_finite(inside)
         seed = draw_seed(self.random_state)
-        if again:
-            network, likelihood = self._layout.network, self._layout.likelihood
-            bound = self._layout.prior
-        else:
-            network = self._make_network(inside, seed)
-            likelihood = self._make_likelihood(targets, weight)
-            bound = self._bind_prior(prior, network, inside, weight)
-        target = LogPosterior(
-            network,
-            likelihood,
-            bound,
-            self._make_inputs(inside, network, dtype=dtype, device=device),
-            torch.as_tensor(targets[None], dtype=dtype, device=device),
-            None if weight is None else torch.as_tensor(weight[None], dtype=dtype, device=device),
-        )
+        data = self._prepare(X, y, sample_weight, again, seed)
+        X, target = data.X, data.target
         if method is None:
             method = choose(target)
             check_checkpoint(checkpoint, method, self.random_state)
         if auto:
             self._auto_method = method
-        data = fingerprint(X, y, weight, dtype) if isinstance(method, ChainMethod) else None
+        if isinstance(X, RowsOnDisk) and not method.reads_from_disk:
+            raise ValueError(
+                f"method={method!r} is not allowed with rows that are not in memory; use one of "
+                f"{', '.join(repr(name) for name, cls in METHODS.items() if cls.reads_from_disk)}."
+            )
+        print_of_data = None
+        if isinstance(method, ChainMethod):
+            print_of_data = fingerprint(X, data.y, data.weight, target.dtype)
         theta0 = state = store = None
         if again:
-            theta0 = self._warm_theta(method, dtype, device, X.shape)
-            if resumable(self.posterior_.state, method, data):
+            theta0 = self._warm_theta(method, target.dtype, target.device, X.shape)
+            if resumable(self.posterior_.state, method, print_of_data):
                 state = self.posterior_.state
         if checkpoint is not None:
             begin = None if theta0 is None else theta0.cpu().numpy()
-            store = Checkpoint(checkpoint, self._fingerprint(method, prior, data, begin, state))
+            name = self._fingerprint(method, print_of_data, begin, state)
+            store = Checkpoint(checkpoint, name)
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
-            with torch.no_grad(), self._listening(target, bar, X, y) as (watched, on_step):
+            with torch.no_grad(), self._listening(target, bar, X, data.y) as (watched, on_step):
                 posterior = run_method(
                     method,
                     watched,
@@ -193,10 +180,9 @@ class BayesianEstimator(BaseEstimator):
             bar.close()
         self._add_buffers(posterior, target)
         if posterior.state is not None:
-            posterior.state.update(data=data, shape=X.shape)
-        self.posterior_ = posterior
-        self._layout = posterior.layout  # whose prior the method may have tuned
-        self._store(posterior, inside, seed)
+            posterior.state.update(data=print_of_data, shape=X.shape)
+        self._n_seen = X.shape[0]
+        self._store(posterior, data.inside, seed)
         self.__dict__.pop("log_evidence_", None)
         if posterior.log_evidence is not None:
             units = target.total_weight * self._log_unit()
@@ -205,6 +191,58 @@ class BayesianEstimator(BaseEstimator):
         for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
             warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
         return self
+
+    def _prepare(self, X, y, sample_weight, again: bool, seed: int) -> _Data:
+        """Check the model and the data, and make the log posterior of both.
+
+        With ``again``, scaler, network, likelihood and prior are those of the first fit.
+        """
+        prior = resolve_prior(self.prior)
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        check_choice("standardize", self.standardize, (True, False, "X", "y"))
+        self._check_model()
+        on_disk = is_on_disk(X)
+        if on_disk:
+            X, y = open_rows(self, X, y, self._x_checks, reset=not again)
+        else:
+            X, y = validate_data(
+                self,
+                X,
+                y,
+                **self._x_checks,
+                dtype=[np.float64, np.float32],
+                multi_output=True,
+                reset=not again,
+            )
+        if again:
+            self._check_row_shape(X)
+        else:
+            self._row_shape = X.shape[1:]
+        weight = check_sample_weight(sample_weight, X.shape[0])
+        targets, weight = self._encode_y(y, weight, again)
+        if not again:
+            self._scaler = self._make_scaler().fit(X, weight)
+        inside = X.scaled(self._scaler) if on_disk else self._scaler.transform(X)
+        check_finite(inside)
+        if again:
+            network, likelihood = self._layout.network, self._layout.likelihood
+            bound = self._layout.prior
+        else:
+            network = self._make_network(inside, seed)
+            likelihood = self._make_likelihood(targets, weight)
+            bound = self._bind_prior(prior, network, inside, weight)
+        kw: dict[str, Any] = {"dtype": dtype, "device": device}
+        make_inputs = partial(self._make_inputs, network=network, **kw)
+        kind = OutOfCoreLogPosterior if on_disk else LogPosterior
+        target = kind(
+            network,
+            likelihood,
+            bound,
+            OutOfCoreInputs(inside, make_inputs) if on_disk else make_inputs(inside),
+            torch.as_tensor(targets[None], **kw),
+            None if weight is None else torch.as_tensor(weight[None], **kw),
+        )
+        return _Data(X, y, weight, inside, target)
 
     def _warm_theta(self, method, dtype, device, shape):
         """Where the last fit stopped, as starting points of this one."""
@@ -222,14 +260,16 @@ class BayesianEstimator(BaseEstimator):
             )
         return torch.as_tensor(last, dtype=dtype, device=device)
 
-    def _fingerprint(self, method, prior, data, theta0, state) -> str:
+    def _fingerprint(self, method, data, theta0, state) -> str:
         """Hash of all that the draws depend on."""
         from skbayes import __version__
 
         params = self.get_params(deep=False)
         for name in ("n_jobs", "verbose", "warm_start"):
             del params[name]
-        params.update(method=method, prior=prior, **self._more_for_fingerprint())
+        params.update(
+            method=method, prior=resolve_prior(self.prior), **self._more_for_fingerprint()
+        )
         return fingerprint(__version__, type(self).__qualname__, params, data, theta0, state)
 
     def _more_for_fingerprint(self) -> dict[str, Any]:
@@ -238,6 +278,8 @@ class BayesianEstimator(BaseEstimator):
 
     def _store(self, posterior, inside, seed: int) -> None:
         """Set the fitted attributes that follow from the posterior."""
+        self.posterior_ = posterior
+        self._layout = posterior.layout  # whose prior the method may have tuned
         curve = posterior.loss_curve
         if curve is not None:
             # members stop at different times, so the mean is over those still training

@@ -7,6 +7,8 @@ from skbayes.inference.base import Method
 from skbayes.inference.ensemble import Ensemble
 from skbayes.inference.kernel import MOST_UNITS
 from skbayes.inference.mclmc import MCLMC
+from skbayes.inference.minibatches import on_disk
+from skbayes.inference.sghmc import SGHMC
 from skbayes.model.collapsed import why_not
 from skbayes.model.likelihoods import Normal
 
@@ -30,6 +32,8 @@ def choose(log_posterior) -> Method:
     and early stopping leaves its probabilities too cautious. (In a regression, where the noise is
     inferred too, it would be overconfident.)
 
+    *Rows that are not in memory*: `SGHMC`, since all others pass over all rows.
+
     *All else*: the `Anchored` ensemble, whose members are nearly draws from the posterior.
 
     Parameters
@@ -42,6 +46,8 @@ def choose(log_posterior) -> Method:
     Method
     """
     network, n = log_posterior.network, log_posterior.n
+    if on_disk(log_posterior):
+        return SGHMC()
     if not isinstance(log_posterior.likelihood, Normal):
         if network.n_inputs >= n:
             return Ensemble(validation_fraction=0.0, max_epochs=200, batch_size=200)

@@ -31,6 +31,9 @@ class Method(BaseEstimator):
     can_stream: ClassVar[bool] = False
     """Whether the method can go on with new data (``partial_fit``)."""
 
+    reads_from_disk: ClassVar[bool] = False
+    """Whether it takes rows by minibatches only, so that they need not be in memory."""
+
     is_point: ClassVar[bool] = False
     """Whether the answer is a single point, without uncertainty of the weights."""
 

@@ -48,7 +48,7 @@ class ConstantSGD(StochasticMethod):
     n_draws : int, default=50
         Draws kept per chain, one per iteration.
     n_steps : int or None, default=None
-        Steps per iteration; None is a pass over the data, at least 100.
+        Steps per iteration; None is a pass over the data, at least 100, at most 1,000.
     batch_size : int or None, default=None
         Rows per step; None is a twentieth of them, at least one and at most 200.
     preconditioner : {"full", "diagonal", "scalar"}, default="diagonal"
@@ -105,7 +105,7 @@ class _ConstantSGDKernel(StochasticKernel):
         if method.batch_size is None:
             self.batch_size = int(np.clip(n // 20, 1, 200))
             if method.n_steps is None:
-                self.n_steps = max(self.fewest_steps, -(-n // self.batch_size))
+                self.n_steps = self.default_steps()
             self._feed()
         if method.batch_size is not None and self.batch_size >= n:
             raise ValueError(

@@ -39,6 +39,7 @@ class MAP(Method):
     """
 
     is_point = True
+    reads_from_disk = True
 
     def __init__(
         self,

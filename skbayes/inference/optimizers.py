@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skbayes.inference.base import Interrupted, OnStep
 from skbayes.inference.lbfgs import lbfgs
+from skbayes.inference.minibatches import Minibatches, on_disk
 from skbayes.inference.streams import Streams
 
 
@@ -103,6 +104,19 @@ def batches(streams: Streams, rows: np.ndarray | int, batch_size: int):
         order = np.take_along_axis(rows, order, 1)
     for start in range(0, n, batch_size):
         yield order[:, start : start + batch_size]
+
+
+def epoch_of(log_posterior, streams: Streams, batch_size: int, feed, t: int, n_steps: int):
+    """The log posteriors of one epoch's steps, from step t on; ``feed`` reads rows from disk."""
+    if feed is not None:
+        for k in range(n_steps):
+            window, index = feed.draw(streams, t + k)
+            yield window.minibatch(index)
+    elif batch_size >= log_posterior.n:
+        yield log_posterior
+    else:
+        for index in batches(streams, log_posterior.n, batch_size):
+            yield log_posterior.minibatch(index)
 
 
 def climb(
@@ -246,13 +260,13 @@ def descend(
     full = batch_size >= n
     per_epoch = 1 if full else math.ceil(n / batch_size)
     total, t = per_epoch * max_epochs, 0
+    feed = Minibatches(log_posterior, batch_size) if on_disk(log_posterior) else None
     losses = []
     loss = torch.zeros(theta.shape[0], dtype=torch.float64, device=theta.device)
     try:
         for epoch in range(max_epochs):
             loss.zero_()
-            for index in [None] if full else batches(streams, n, batch_size):
-                target = log_posterior if index is None else log_posterior.minibatch(index)
+            for target in epoch_of(log_posterior, streams, batch_size, feed, t, per_epoch):
                 value, grad = target.value_and_grad(theta)
                 rate = 0.5 * learning_rate * (1 + math.cos(math.pi * t / total))
                 optimiser.step(theta, grad.mul_(-1.0 / total_weight), rate)

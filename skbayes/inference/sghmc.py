@@ -25,7 +25,7 @@ class SGHMC(StochasticMethod):
     n_chains, n_warmup, n_draws, batch_size, temperature, control_variates, init : object
         See `SGLD`.
     n_steps : int or None, default=None
-        Steps per iteration; None is a pass over the data, at least 100.
+        Steps per iteration; None is a pass over the data, at least 100, at most 1,000.
     learning_rate : float or None, default=None
         As of gradient descent with momentum on the mean loss per row. None is a twentieth of the
         inverse of the mean loss's largest curvature at each chain's start.

@@ -30,7 +30,8 @@ class SGLD(StochasticMethod):
         Draws kept per chain, one per iteration.
     n_steps : int or None, default=None
         Steps of the first iteration; where step sizes fall, later ones take more, so that all
-        advance the sum of step sizes by the same. None is a pass over the data, at least 100.
+        advance the sum of step sizes by the same. None is a pass over the data, at least 100 and at
+        most 1,000.
     batch_size : int or None, default=None
         Rows per step, drawn anew for every chain; None is 200, or all where there are fewer.
     learning_rate : float or None, default=None

@@ -34,7 +34,7 @@ class SGLMC(StochasticMethod):
     n_chains, n_warmup, n_draws, batch_size, temperature, control_variates, init : object
         See `SGLD`; control variates reduce the noise of the proposal's gradients only.
     n_steps : int or None, default=None
-        Steps per iteration; None is a pass over the data, at least 100.
+        Steps per iteration; None is a pass over the data, at least 100, at most 1,000.
     learning_rate : float or None, default=None
         epsilon times the weight n of the rows. None is a fiftieth of the inverse of the mean loss's
         largest curvature at each chain's start.

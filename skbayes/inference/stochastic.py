@@ -34,6 +34,7 @@ class StochasticMethod(ChainMethod):
     control_variates: bool
 
     safe_rate = 0.2
+    reads_from_disk = True
 
     thin = 1
     marginalize = False
@@ -82,13 +83,16 @@ class StochasticKernel:
     fewest_steps = 100
     """Steps of an iteration where ``n_steps`` is None, if a pass over the data is shorter."""
 
+    most_steps = 1000
+    """The same, if a pass is longer."""
+
     def __init__(self, method, log_posterior, theta: Tensor) -> None:
         self.method, self.log_posterior, self.theta = method, log_posterior, theta
         n = log_posterior.n
         self.batch_size = min(n, BATCH_SIZE if method.batch_size is None else method.batch_size)
         self.n_steps = method.n_steps
         if self.n_steps is None:
-            self.n_steps = max(self.fewest_steps, -(-n // self.batch_size))
+            self.n_steps = self.default_steps()
         rate = 0.0 if method.learning_rate is None else method.learning_rate
         self.rate = torch.full_like(theta[:, :1], rate / log_posterior.total_weight)
         self.t, self.clock, self.spent = 0, 0.0, 0.0
@@ -98,6 +102,11 @@ class StochasticKernel:
         if method.control_variates:
             self._set_centre(theta)
         self.value = torch.zeros(len(theta), dtype=torch.float64, device=theta.device)
+
+    def default_steps(self) -> int:
+        """Steps of an iteration: a pass over the data, within bounds."""
+        one_pass = -(-self.log_posterior.n // self.batch_size)
+        return int(np.clip(one_pass, self.fewest_steps, self.most_steps))
 
     def _feed(self) -> None:
         """Make the source of minibatches, see `Minibatches`."""
