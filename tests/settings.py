@@ -6,13 +6,18 @@ from skbayes.inference import (
     MAP,
     MCLMC,
     NUTS,
+    SWAG,
     AdjustedMCLMC,
     Anchored,
     Ensemble,
     Metropolis,
+    MultiSWAG,
+    Subspace,
 )
 
 _SHORT = {"n_chains": 2, "n_warmup": 10, "n_draws": 10, "init": MAP(max_epochs=10)}
+
+_PATH = {"n_snapshots": 5, "rank": 4, "thin": 3, "init": MAP(max_epochs=10)}
 
 METHOD_SETTINGS = {
     "map": MAP(max_epochs=30),
@@ -24,6 +29,9 @@ METHOD_SETTINGS = {
     "nuts": NUTS(**_SHORT, max_tree_depth=3),
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
+    "swag": SWAG(n_draws=4, **_PATH),
+    "multiswag": MultiSWAG(n_modes=2, n_draws=3, **_PATH),
+    "subspace": Subspace(n_dims=2, n_chains=2, n_warmup=10, n_draws=10, init=SWAG(**_PATH)),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -39,5 +47,8 @@ TARGET_SETTINGS = {
     "nuts": NUTS(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
     "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
     "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
+    "swag": SWAG(n_draws=100, init=MAP()),
+    "multiswag": MultiSWAG(n_modes=3, n_draws=20, init=MAP()),
+    "subspace": Subspace("random", 4, n_warmup=50, n_draws=50, init=MAP()),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

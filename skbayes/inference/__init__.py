@@ -11,6 +11,8 @@ from skbayes.inference.mclmc import MCLMC
 from skbayes.inference.metropolis import Metropolis
 from skbayes.inference.nuts import NUTS
 from skbayes.inference.streams import Streams
+from skbayes.inference.subspace import Subspace
+from skbayes.inference.swag import SWAG, MultiSWAG
 
 METHODS: dict[str, type[Method]] = {
     "map": MAP,
@@ -22,6 +24,9 @@ METHODS: dict[str, type[Method]] = {
     "nuts": NUTS,
     "mclmc": MCLMC,
     "adjusted_mclmc": AdjustedMCLMC,
+    "swag": SWAG,
+    "multiswag": MultiSWAG,
+    "subspace": Subspace,
 }
 """Methods by the names that ``method=`` takes."""
 
@@ -32,10 +37,13 @@ __all__ = [
     "MCLMC",
     "METHODS",
     "NUTS",
+    "SWAG",
     "AdjustedMCLMC",
     "Anchored",
     "Ensemble",
     "Method",
     "Metropolis",
+    "MultiSWAG",
     "Streams",
+    "Subspace",
 ]
