@@ -24,12 +24,14 @@ class EllipticalKernel(GradientKernel):
     that shrinks towards 0 for as long as the point is below. There is nothing to tune, no gradient
     and no rejection. Each chain has its own bracket; those that are done wait for the others.
 
-    The target's ``split(z)`` gives log L and the log prior, and its ``prior_scale`` is s.
+    s is the target's ``prior_scale``. Any density is a prior times a likelihood, so that it may
+    differ from the target's own prior; the ellipses then only fit less well.
     """
 
     MOST_SHRINKS = 200  # the bracket is then below the rounding of theta
 
     def evaluate(self, theta):
+        """Log density, see `GradientKernel.evaluate`."""
         return self.log_posterior(theta), theta[:, :0]  # there is no gradient
 
     def find_step_size(self, streams):
@@ -39,12 +41,15 @@ class EllipticalKernel(GradientKernel):
         """Nothing adapts."""
 
     def adapted(self):
+        """What was tuned: nothing."""
         return {}
 
     def state(self):
+        """See `Kernel.state`."""
         return {"theta": to_numpy(self.theta), "value": to_numpy(self.value)}
 
     def restore(self, state):
+        """See `Kernel.restore`."""
         self.theta = self.tensor(state["theta"])
         if "value" in state:
             self.value = torch.as_tensor(state["value"], device=self.theta.device).clone()
@@ -52,6 +57,7 @@ class EllipticalKernel(GradientKernel):
             self.value = self.evaluate(self.theta)[0]
 
     def step(self, streams, iteration):
+        """Move all chains once, see `Kernel.step`."""
         start, scale = self.theta, self.log_posterior.prior_scale
         kw = {"dtype": start.dtype, "device": start.device}
         nu = scale * streams.normal(start.shape[1], **kw)

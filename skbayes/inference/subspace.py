@@ -18,12 +18,75 @@ from skbayes.inference.nuts import NUTS
 from skbayes.inference.sgd_path import check_modes
 from skbayes.inference.swag import SWAG
 from skbayes.model.log_posterior import Density
+from skbayes.posterior import Posterior
 
 KINDS = ("pca", "random", "curve")
 CURVE_POINTS = 8  # of the curve that each step of its training looks at
 
 
 class Subspace(ChainMethod):
+    r"""Subspace inference (Izmailov et al., 2019).
+
+    Theta is bound to a few directions around a good point,
+
+    .. math:: \theta = \hat\theta + P z, \qquad z \in R^K
+
+    (their equation 1), and Markov chains draw z from
+
+    .. math:: p(z \mid D) \propto p(D \mid \hat\theta + P z)^{1 / T}\, N(z; 0, s^2 I).
+
+    What the columns of P are:
+
+    - ``"pca"``: the first principal components of the path of SGD at a constant rate, as `SWAG`
+      follows it, around its average. A column is as long as the path's standard deviation along
+      it.
+    - ``"random"``: orthonormal directions drawn at random, around the same average.
+    - ``"curve"``: the plane of a curve of low loss between two modes
+      (`skbayes.inference.curve`; Garipov et al., 2018). The centre is half way between the modes,
+      which lie at z = (1, 0) and (-1, 0); the second axis, of the same length, points to the bend.
+
+    Theta is the whole of it: learned noise and hyper-parameters move with the weights, so far as
+    the directions contain them. All chains share one subspace, and R-hat tells whether they agree
+    in it. Outside of it nothing is explored: along a flat direction that P lacks, the uncertainty
+    is missing.
+
+    The paper's prior on z stands in for the prior of the model, which acts through the modes
+    only. With ``prior_scale=None`` the model's prior is restricted to the subspace instead, and
+    with T = 1 the draws then are from the posterior given that theta lies in the subspace. The
+    paper raises T because n rows tell much more than K numbers need; its code has T = n / K as an
+    option, which is ``temperature="n_dims"`` here (n being the sum of the rows' weights).
+
+    Elliptical slice sampling (Murray, Adams and MacKay, 2010), the paper's choice, has nothing to
+    tune, and needs no gradients. The no-U-turn sampler (`NUTS`) makes more effective draws per
+    second where the likelihood is much narrower than the prior.
+
+    Parameters
+    ----------
+    kind : {"pca", "random", "curve"}, default="pca"
+        The directions.
+    n_dims : int or None, default=None
+        Their number K, at most the length of theta; None is 2 for a curve, else 10. A path has no
+        more of them than it has deviations (``rank`` of its `SWAG`).
+    sampler : {"nuts", "ess"}, default="nuts"
+        How chains move.
+    temperature : float or "n_dims", default=1.0
+        T.
+    prior_scale : float or None, default=1.0
+        s, in the units of the columns of P; None is the model's own prior.
+    n_chains : int, default=4
+        Chains, moved in one batch.
+    n_warmup : int, default=200
+        Iterations that are thrown away.
+    n_draws : int, default=200
+        Draws kept per chain.
+    thin : int, default=1
+        Iterations per draw kept.
+    init : Method or None, default=None
+        ``"pca"``: the `SWAG` whose path is taken (of its first mode); ``"random"``: what finds the
+        centre; ``"curve"``: what finds the modes (two of them). None is ``SWAG()``, for a curve
+        ``Ensemble(2)``.
+    """
+
     def __init__(
         self,
         kind="pca",
@@ -172,36 +235,62 @@ class _Found(NamedTuple):
     basis: Tensor  # (n_params, n_dims)
     z: Tensor  # (n_chains, n_dims)
     messages: list[str]
-    stopped: object = None
+    stopped: Posterior | None = None
 
 
 class SubspaceDensity(Density):
-    def __init__(self, log_posterior, centre, basis, temperature, prior_scale) -> None:
-        self.whole, self.inputs = log_posterior, getattr(log_posterior, "inputs", None)
+    r"""The density of z, see `Subspace`.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        Of theta.
+    centre : Tensor of shape (n_params,)
+        Where z is zero.
+    basis : Tensor of shape (n_params, n_dims)
+        P.
+    temperature : float
+        T.
+    prior_scale : float or None
+        s; None is the prior of theta.
+    """
+
+    def __init__(
+        self,
+        log_posterior,
+        centre: Tensor,
+        basis: Tensor,
+        temperature: float,
+        prior_scale: float | None,
+    ) -> None:
+        self.whole = log_posterior
         self.centre, self.basis = centre, basis
-        self.temperature, self.own_prior = temperature, prior_scale is not None
+        self.temperature, self.own = temperature, prior_scale is not None
         self.prior_scale = 1.0 if prior_scale is None else float(prior_scale)
         self.n_params = basis.shape[1]
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
+        """Float type of z."""
         return self.centre.dtype
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
+        """Where z lives."""
         return self.centre.device
 
     def theta(self, z: Tensor) -> Tensor:
+        """Theta (n_chains, n_params) for z (n_chains, n_dims)."""
         return torch.addmm(self.centre, z, self.basis.T)
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Log density (n_chains,) in float64."""
         theta = self.theta(z)
-        likelihood = self.whole.log_likelihood(theta) / self.temperature
-        if self.own_prior:
-            return likelihood - 0.5 * (z.double() ** 2).sum(1) / self.prior_scale**2
-        return likelihood + self.whole.log_prior_and_grad(theta)[0]
+        value = self.whole.log_likelihood(theta) / self.temperature
+        return value + (self._log_prior(z) if self.own else self.whole.log_prior_and_grad(theta)[0])
 
-    def complete(self, z, value, streams):
+    def complete(self, z: Tensor, value: Tensor | None, streams) -> tuple[Tensor, Tensor]:
+        """Theta for z, and the log posterior of the model there."""
         theta = self.theta(z)
         return theta, self.whole(theta)
 
@@ -210,28 +299,35 @@ class SubspaceDensity(Density):
         value, grad = self.whole.value_and_grad(theta)
         log_prior, by_prior = self.whole.log_prior_and_grad(theta)
         value, grad = (value - log_prior) / self.temperature, (grad - by_prior) / self.temperature
-        if self.own_prior:
-            square = (z.double() ** 2).sum(1)
-            return (
-                value - 0.5 * square / self.prior_scale**2,
-                grad @ self.basis - z / self.prior_scale**2,
-            )
+        if self.own:
+            return value + self._log_prior(z), grad @ self.basis - z / self.prior_scale**2
         return value + log_prior, (grad + by_prior) @ self.basis
+
+    def _log_prior(self, z: Tensor) -> Tensor:
+        return -0.5 * (z.double() ** 2).sum(1) / self.prior_scale**2
 
 
 def principal(deviations: Tensor, n_dims: int) -> Tensor:
+    """Principal directions (n_params, <= n_dims) of deviations (k, n_params).
+
+    Each is as long as the standard deviation along it.
+    """
     _, singular, directions = torch.linalg.svd(deviations, full_matrices=False)
-    k = min(n_dims, int((singular > 1e-9 * singular[0]).sum())) if singular[0] > 0 else 0
-    if not k:
-        raise ValueError("static")
-    scale = singular[:k] / max(1, len(deviations) - 1) ** 0.5
-    return directions[:k].T * scale
+    n_dims = min(n_dims, int((singular > 1e-9 * singular[0]).sum()))
+    if not n_dims:
+        raise ValueError(
+            "Subspace(kind='pca') needs a path that moves, but SGD stays where it is, as at a mode "
+            "where each step takes all rows: lower the batch_size of its SWAG, or take "
+            "kind='random'."
+        )
+    scale = singular[:n_dims] / max(1, len(deviations) - 1) ** 0.5
+    return directions[:n_dims].T * scale
 
 
 class _WithSubspace:
     """A kernel inside the subspace, which is a part of its state."""
 
-    def __init__(self, kernel, target):
+    def __init__(self, kernel, target: SubspaceDensity) -> None:
         self.kernel, self.target = kernel, target
         self.step, self.adapt, self.restore = kernel.step, kernel.adapt, kernel.restore
 
@@ -248,7 +344,8 @@ class _WithSubspace:
         return {"centre": to_numpy(self.target.centre), "basis": to_numpy(self.target.basis)}
 
 
-def _stopped(centre, n_chains, log_posterior):
+def _stopped(centre: Tensor, n_chains: int, log_posterior) -> _Found:
+    """What to return after Ctrl-C."""
     message = "The search for the subspace was interrupted: its centre stands for draws."
     theta = centre.expand(n_chains, -1)
     stopped = points(theta, log_posterior, None, [message], True)

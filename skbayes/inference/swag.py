@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from skbayes.inference.base import Method, points, to_numpy
@@ -55,10 +54,12 @@ class SWAG(Method):
     n_snapshots : int, default=100
         Points of the path that are averaged.
     thin : int or None, default=None
-        Steps per snapshot; None is one epoch, but at least 10 steps and at most 50.
+        Steps per snapshot; None is as many as an epoch has, at least 10 and at most 50.
     learning_rate : float or None, default=None
-        Constant rate on the mean loss per row. None is 0.1 (1 - momentum) over the largest
-        curvature at the mode, which is measured.
+        Constant rate on the mean loss per row. None is (1 - momentum) over the largest curvature at
+        the mode, which is measured. Of the factors 0.03, 0.1, 0.3, 1, 2 and 4 on that, 1 was good on
+        all of six small tables (log scores of held-out rows): larger ones are better still for
+        regressions with heteroscedastic noise, and harm classifiers.
     momentum : float, default=0.9
         Of SGD.
     batch_size : int or None, default=None
@@ -142,11 +143,11 @@ class SWAG(Method):
         draws += shared @ path.deviations / (n_columns - 1) ** 0.5
         draws = (path.mean[:, None] + self.scale**0.5 * draws).to(theta.dtype)
         with torch.no_grad():
-            log_prob = [log_posterior(draws[:, s]) for s in range(self.n_draws)]
+            log_prob = [log_posterior(part) for part in draws.flatten(0, 1).split(64)]
         return Posterior(
             to_numpy(draws),
             log_posterior.layout,
-            stats={"log_prob": np.stack([to_numpy(value) for value in log_prob], 1)},
+            stats={"log_prob": to_numpy(torch.cat(log_prob).view(draws.shape[:2]))},
             adapted={
                 "mean": to_numpy(path.mean),
                 "variance": to_numpy(path.variance),
