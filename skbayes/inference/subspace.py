@@ -69,8 +69,9 @@ class Subspace(ChainMethod):
         more of them than it has deviations (``rank`` of its `SWAG`).
     sampler : {"nuts", "ess"}, default="nuts"
         How chains move.
-    temperature : float or "n_dims", default=1.0
-        T.
+    temperature : float or "n_dims", default="n_dims"
+        T; "n_dims" is n / K, at least 1. It was chosen by log scores of held-out rows: T = 1 is no
+        better in classification, and overfits small regressions with heteroscedastic noise.
     prior_scale : float or None, default=1.0
         s, in the units of the columns of P; None is the model's own prior.
     n_chains : int, default=4
@@ -92,7 +93,7 @@ class Subspace(ChainMethod):
         kind="pca",
         n_dims=None,
         sampler="nuts",
-        temperature=1.0,
+        temperature="n_dims",
         prior_scale=1.0,
         n_chains=4,
         n_warmup=200,
