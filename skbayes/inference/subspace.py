@@ -22,6 +22,7 @@ from skbayes.posterior import Posterior
 
 KINDS = ("pca", "random", "curve")
 CURVE_POINTS = 8  # of the curve that each step of its training looks at
+CURVE_STEPS = 1000
 
 
 class Subspace(ChainMethod):
@@ -158,7 +159,7 @@ class Subspace(ChainMethod):
             n_warmup, arrays = state["n_warmup"], state["kernel"]
             like = {"dtype": log_posterior.dtype, "device": log_posterior.device}
             centre, basis, z = (
-                torch.as_tensor(np.array(arrays[name]), **like)
+                torch.as_tensor(np.array(arrays[name]), **like).clone()  # aligned as at first
                 for name in ("subspace.centre", "subspace.basis", "theta")
             )
             messages = []
@@ -222,7 +223,10 @@ class Subspace(ChainMethod):
         ends = torch.as_tensor(around.last_state[:2], **like)
         if around.interrupted:
             return _stopped(ends[0], streams.n_chains, log_posterior)
-        curve = train_curve(log_posterior, ends, streams.child(1, CURVE_POINTS), on_step=on_step)
+        own = streams.child(1, CURVE_POINTS)
+        curve = train_curve(log_posterior, ends, own, n_steps=CURVE_STEPS, on_step=on_step)
+        if curve.interrupted:
+            return _stopped(ends[0], streams.n_chains, log_posterior)
         centre, basis = curve.plane()
         t = (np.arange(streams.n_chains) + 0.5) / streams.n_chains
         z = (curve.points(t) - centre) @ basis / (basis**2).sum(0)
@@ -265,7 +269,8 @@ class SubspaceDensity(Density):
         prior_scale: float | None,
     ) -> None:
         self.whole = log_posterior
-        self.centre, self.basis = centre, basis
+        # of one layout, so that what is restored is multiplied in the same order
+        self.centre, self.basis = centre, basis.contiguous()
         self.temperature, self.own = temperature, prior_scale is not None
         self.prior_scale = 1.0 if prior_scale is None else float(prior_scale)
         self.n_params = basis.shape[1]
