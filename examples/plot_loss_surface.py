@@ -121,6 +121,8 @@ axes[0].legend()
 plt.show()
 
 # %%
-along = {name: loss(held_out, path).max() for name, path in (("line", on_line), ("curve", on_curve))}
+along = {
+    name: loss(held_out, path).max() for name, path in (("line", on_line), ("curve", on_curve))
+}
 print(f"largest held-out loss on the straight line: {along['line']:.3f}")
 print(f"largest held-out loss on the curve: {along['curve']:.3f}")

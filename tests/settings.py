@@ -30,10 +30,12 @@ METHOD_SETTINGS = {
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
     "swag": SWAG(n_draws=4, **_PATH),
-    "multiswag": MultiSWAG(n_modes=2, n_draws=3, **_PATH),
+    "multiswag": MultiSWAG(2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=5)}),
     "subspace": Subspace(n_dims=2, n_chains=2, n_warmup=10, n_draws=10, init=SWAG(**_PATH)),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
+
+_MODES = Ensemble(validation_fraction=0, batch_size=100, max_epochs=600, learning_rate=0.03)
 
 TARGET_SETTINGS = {
     "map": MAP(n_restarts=2),
@@ -48,7 +50,7 @@ TARGET_SETTINGS = {
     "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
     "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
     "swag": SWAG(n_draws=100, init=MAP()),
-    "multiswag": MultiSWAG(n_modes=3, n_draws=20, init=MAP()),
+    "multiswag": MultiSWAG(3, 20, init=_MODES),
     "subspace": Subspace("random", 4, n_warmup=50, n_draws=50, init=MAP()),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

@@ -218,6 +218,12 @@ def test_interruption_of_the_search(curve):
     assert "interrupted" in posterior.messages[0]
 
 
+def test_a_curve_needs_two_modes():
+    target = make_log_posterior("fixed")
+    with pytest.raises(ValueError, match=r"needs two modes, but init=MAP\(\) finds one"):
+        Subspace("curve", init=MAP()).run(target, None, Streams(0, 4))
+
+
 @pytest.mark.parametrize(
     ("params", "match"),
     [

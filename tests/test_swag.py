@@ -9,7 +9,7 @@ from scipy.linalg import solve_continuous_lyapunov
 from sklearn.base import clone
 
 from skbayes import BayesianMLPRegressor
-from skbayes.inference import MAP, SWAG, MultiSWAG, Streams, sgd_path
+from skbayes.inference import MAP, SWAG, Ensemble, MultiSWAG, Streams, sgd_path
 from skbayes.inference.sgd_path import collect, default_rate
 
 PATH = {"momentum": 0.8, "batch_size": 7, "n_snapshots": 9, "thin": 3}
@@ -69,6 +69,16 @@ def test_covariance_of_the_draws(rank, n_snapshots, scale):
         first, last = (target.network.layers[i].joint for i in (0, -1))
         across = cov[first, last] / np.outer(deviation[first], deviation[last])
         assert np.abs(across).max() > 0.3
+
+
+def test_one_mode_for_several_paths_is_told():
+    target = make_log_posterior("bernoulli")
+    posterior = MultiSWAG(3, 2, n_snapshots=4, init=MAP()).run(target, None, Streams(1, 3))
+    assert "found 1 of 3 modes" in posterior.messages[0]
+    method = MultiSWAG(3, 2, n_snapshots=4, init=Ensemble(max_epochs=3, validation_fraction=0))
+    posterior = method.run(target, None, Streams(1, 3))
+    assert not posterior.messages
+    assert len(np.unique(posterior.adapted["mean"], axis=0)) == 3
 
 
 def test_modes_are_runs_of_their_own():

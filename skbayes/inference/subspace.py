@@ -12,8 +12,7 @@ from skbayes.inference.base import points, to_numpy
 from skbayes.inference.chains import run_chains
 from skbayes.inference.curve import train_curve
 from skbayes.inference.elliptical import EllipticalKernel
-from skbayes.inference.ensemble import Ensemble
-from skbayes.inference.kernel import ChainMethod
+from skbayes.inference.kernel import ChainMethod, start
 from skbayes.inference.nuts import NUTS
 from skbayes.inference.sgd_path import check_modes
 from skbayes.inference.swag import SWAG
@@ -85,8 +84,8 @@ class Subspace(ChainMethod):
         Iterations per draw kept.
     init : Method or None, default=None
         ``"pca"``: the `SWAG` whose path is taken (of its first mode); ``"random"``: what finds the
-        centre; ``"curve"``: what finds the modes (two of them). None is ``SWAG()``, for a curve
-        ``Ensemble(2)``.
+        centre; ``"curve"``: what finds the modes (two of them). None is ``SWAG()``, for a curve an
+        `Ensemble`.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Subspace(ChainMethod):
     def run(self, log_posterior, theta0, streams, on_step=None, state=None, store=None):
         """Find the subspace and sample in it, see `ChainMethod.run`.
 
-        From ``theta0``, if given, the search for the modes begins.
+        From ``theta0``, if given, the path of SGD goes on; a curve is searched for anew.
         """
         n_warmup, past = self.n_warmup, None
         if state is not None:
@@ -194,11 +193,11 @@ class Subspace(ChainMethod):
     def _find(self, log_posterior, theta0, streams, on_step) -> _Found:
         """Choose the subspace, and where in it the chains start."""
         if self.kind == "curve":
-            return self._find_plane(log_posterior, theta0, streams, on_step)
+            return self._find_plane(log_posterior, streams, on_step)
         init = SWAG() if self.init is None else self.init
         own = streams.child(0, init.chain_count())
-        start = None if theta0 is None or len(theta0) < own.n_chains else theta0[: own.n_chains]
-        around = init.run(log_posterior, start, own, on_step)
+        first = None if theta0 is None or len(theta0) < own.n_chains else theta0[: own.n_chains]
+        around = init.run(log_posterior, first, own, on_step)
         like = {"dtype": log_posterior.dtype, "device": log_posterior.device}
         centre = torch.as_tensor(around.adapted.get("mean", around.last_state)[0], **like)
         if around.interrupted:
@@ -213,16 +212,16 @@ class Subspace(ChainMethod):
         z = 0.1 * (self.prior_scale or 1.0) * streams.normal(basis.shape[1], **like)
         return _Found(centre, basis.to(**like), z, list(around.messages))
 
-    def _find_plane(self, log_posterior, theta0, streams, on_step) -> _Found:
+    def _find_plane(self, log_posterior, streams, on_step) -> _Found:
         """The plane of a curve between two modes."""
-        init = Ensemble(n_members=2) if self.init is None else self.init
-        own = streams.child(0, max(2, init.chain_count()))
-        start = None if theta0 is None or len(theta0) < own.n_chains else theta0[: own.n_chains]
-        around = init.run(log_posterior, start, own, on_step)
-        like = {"dtype": log_posterior.dtype, "device": log_posterior.device}
-        ends = torch.as_tensor(around.last_state[:2], **like)
-        if around.interrupted:
+        ends, stopped = start(self.init, log_posterior, streams.child(0, 2), on_step)
+        if stopped is not None:
             return _stopped(ends[0], streams.n_chains, log_posterior)
+        if torch.equal(ends[0], ends[1]):
+            raise ValueError(
+                f"Subspace(kind='curve') needs two modes, but init={self.init!r} finds one: take "
+                "Ensemble()."
+            )
         own = streams.child(1, CURVE_POINTS)
         curve = train_curve(log_posterior, ends, own, n_steps=CURVE_STEPS, on_step=on_step)
         if curve.interrupted:
@@ -230,7 +229,7 @@ class Subspace(ChainMethod):
         centre, basis = curve.plane()
         t = (np.arange(streams.n_chains) + 0.5) / streams.n_chains
         z = (curve.points(t) - centre) @ basis / (basis**2).sum(0)
-        return _Found(centre, basis, z, list(around.messages))
+        return _Found(centre, basis, z, [])
 
 
 class _Found(NamedTuple):

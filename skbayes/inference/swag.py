@@ -67,7 +67,8 @@ class SWAG(Method):
     scale : float, default=0.5
         Factor of the covariance; the paper has one half.
     init : Method or None, default=None
-        Finds the modes; None is `Ensemble`.
+        Finds the modes; None is `Ensemble`, ``Ensemble(validation_fraction=0)`` one that does not
+        stop early. (`MAP` keeps one mode only.)
     """
 
     def __init__(
@@ -110,11 +111,17 @@ class SWAG(Method):
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Average and draw, see `Method.run`; from ``theta0``, if given, SGD goes on at once."""
-        theta = theta0
+        theta, messages = theta0, []
         if theta is None:
             theta, stopped = start(self.init, log_posterior, streams, on_step)
             if stopped is not None:
                 return stopped
+            n_found = len(torch.unique(theta, dim=0))
+            if n_found < self.n_modes:
+                messages.append(
+                    f"init={self.init!r} found {n_found} of {self.n_modes} modes, so that paths "
+                    "begin at the same ones: take Ensemble()."
+                )
         path = collect(
             log_posterior,
             theta,
@@ -127,7 +134,7 @@ class SWAG(Method):
             rank=self.rank,
             on_step=on_step,
         )
-        messages, n_columns = list(path.messages), path.deviations.shape[1]
+        messages, n_columns = [*messages, *path.messages], path.deviations.shape[1]
         if path.interrupted:
             messages.append(
                 f"Averaging was interrupted after {path.losses.shape[1]} of {self.n_snapshots} "
