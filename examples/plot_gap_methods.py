@@ -26,13 +26,15 @@ y = np.sin(2 * x) + 0.15 * rng.standard_normal(len(x))
 grid = np.linspace(-4, 4, 161)
 
 modes = Ensemble(20, learning_rate=0.01, batch_size=80, max_epochs=1500, validation_fraction=0)
+anchored = Anchored(n_members=20, solver="adam")
 methods = {
     "hmc": HMC(n_warmup=100, n_draws=75),
-    "anchored": Anchored(n_members=20, solver="adam"),
+    "anchored": anchored,
     "ensemble": modes,
     "swag": SWAG(init=modes),
-    "multiswag": MultiSWAG(n_modes=20, n_draws=5, init=modes),
-    "subspace (curve)": Subspace("curve", n_warmup=50, n_draws=75, init=modes),
+    "multiswag": MultiSWAG(n_modes=20, n_draws=5, init=anchored),
+    "subspace": Subspace("random", 20, "nuts", 1.0, None, n_warmup=50, n_draws=75, init=modes),
+    "sc": Subspace("curve", 2, "nuts", 1.0, None, n_warmup=50, n_draws=75, init=modes),
 }
 
 # %%

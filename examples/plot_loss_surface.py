@@ -57,9 +57,8 @@ bend = ((curve.bend - centre) @ basis / (basis**2).sum(0)).numpy()
 # The plane
 # ---------
 #
-# Contours of the loss. The dashed line crosses a ridge; the curve goes round it. What is low for the
-# training rows is low for the held-out rows too: the valley is wider than the difference of the
-# two, which is why its points make an ensemble.
+# Contours of the loss. The dashed line crosses a ridge; the curve goes round it. The valley is where
+# it is for the training rows on the held-out rows too, which is why its points make an ensemble.
 
 top = max(1.9, bend[1] + 0.3)
 x, y = np.meshgrid(np.linspace(-1.7, 1.7, 81), np.linspace(-0.9, top, 81))
@@ -67,10 +66,10 @@ grid = np.stack([x.ravel(), y.ravel()], 1)
 surfaces = [loss(posterior, grid).reshape(x.shape) for posterior in (train, held_out)]
 least = min(surface.min() for surface in surfaces)
 levels = least + np.geomspace(0.01, 4.0, 14)
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharex=True, sharey=True, layout="constrained")
+kwargs = {"cmap": "viridis_r", "extend": "both", "norm": "log"}
+figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True, sharey=True, layout="constrained")
 for ax, surface, title in zip(axes, surfaces, ("training rows", "held-out rows"), strict=True):
-    shown = ax.contourf(x, y, surface - least + 1e-9, levels - least, cmap="viridis_r", extend="both",
-                        norm="log")  # fmt: skip
+    shown = ax.contourf(x, y, surface - least + 1e-9, levels - least, **kwargs)
     ax.contour(x, y, surface, levels, colors="k", linewidths=0.3)
     ax.plot(*on_line.T, "w--", lw=1.5, label="straight line")
     ax.plot(*on_curve.T, "r-", lw=2, label="curve")
@@ -121,8 +120,5 @@ axes[0].legend()
 plt.show()
 
 # %%
-along = {
-    name: loss(held_out, path).max() for name, path in (("line", on_line), ("curve", on_curve))
-}
-print(f"largest held-out loss on the straight line: {along['line']:.3f}")
-print(f"largest held-out loss on the curve: {along['curve']:.3f}")
+for name, path in (("straight line", on_line), ("curve", on_curve)):
+    print(f"largest held-out loss on the {name}: {loss(held_out, path).max():.3f}")

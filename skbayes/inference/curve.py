@@ -94,11 +94,10 @@ def train_curve(
     optimiser, n, k = Adam(bend), log_posterior.n, streams.n_chains
     losses: list[float] = []
     interrupted = False
-    kw = {"dtype": ends.dtype, "device": ends.device}
     parts = torch.arange(k, dtype=torch.float64)[:, None]
     try:
         for step in range(n_steps):
-            t = ((parts + streams.uniform(1)) / k).to(**kw)
+            t = ((parts + streams.uniform(1)) / k).to(ends)
             rows = log_posterior
             if batch_size < n:
                 draw = [g.integers(n, size=batch_size) for g in streams.generators]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skbayes.inference.base import points, to_numpy
+from skbayes.inference.base import Method, points, to_numpy
 from skbayes.inference.chains import run_chains
 from skbayes.inference.curve import train_curve
 from skbayes.inference.elliptical import EllipticalKernel
@@ -194,7 +194,7 @@ class Subspace(ChainMethod):
         """Choose the subspace, and where in it the chains start."""
         if self.kind == "curve":
             return self._find_plane(log_posterior, streams, on_step)
-        init = SWAG() if self.init is None else self.init
+        init = self.init if isinstance(self.init, Method) else SWAG()
         own = streams.child(0, init.chain_count())
         first = None if theta0 is None or len(theta0) < own.n_chains else theta0[: own.n_chains]
         around = init.run(log_posterior, first, own, on_step)
