@@ -33,8 +33,7 @@ methods = {
     "ensemble": modes,
     "swag": SWAG(init=modes),
     "multiswag": MultiSWAG(n_modes=20, n_draws=5, init=anchored),
-    "subspace": Subspace("random", 20, "nuts", 1.0, None, n_warmup=50, n_draws=75, init=modes),
-    "sc": Subspace("curve", 2, "nuts", 1.0, None, n_warmup=50, n_draws=75, init=modes),
+    "subspace": Subspace("curve", temperature=1.0, n_warmup=50, n_draws=75, init=anchored),
 }
 
 # %%

@@ -57,8 +57,8 @@ bend = ((curve.bend - centre) @ basis / (basis**2).sum(0)).numpy()
 # The plane
 # ---------
 #
-# Contours of the loss. The dashed line crosses a ridge; the curve goes round it. The valley is where
-# it is for the training rows on the held-out rows too, which is why its points make an ensemble.
+# Contours of the loss. The dashed line crosses a ridge; the curve goes round it. The valley is at
+# the same place for the held-out rows, which is why its points make an ensemble.
 
 top = max(1.9, bend[1] + 0.3)
 x, y = np.meshgrid(np.linspace(-1.7, 1.7, 81), np.linspace(-0.9, top, 81))

@@ -126,9 +126,19 @@ def collect(
     else:
         rate = np.full(len(theta), float(learning_rate))
     first = rate.copy()
-    with_rows = [log_posterior, theta, streams, momentum, batch_size, n_snapshots, thin, rank]
     for _ in range(MOST_HALVINGS + 1):
-        path, lost = _follow(*with_rows, rate, on_step)
+        path, lost = _follow(
+            log_posterior,
+            theta,
+            streams,
+            rate,
+            momentum,
+            batch_size,
+            n_snapshots,
+            thin,
+            rank,
+            on_step,
+        )
         if path.interrupted or not lost.any():
             break
         rate = np.where(lost, 0.5 * rate, rate)
@@ -173,7 +183,7 @@ def default_rate(log_posterior, theta: Tensor, streams: Streams, momentum: float
 
 
 def _follow(
-    log_posterior, theta0, streams, momentum, batch_size, n_snapshots, thin, rank, rate, on_step
+    log_posterior, theta0, streams, rate, momentum, batch_size, n_snapshots, thin, rank, on_step
 ) -> tuple[Path, np.ndarray]:
     """One pass of `collect`, which ends where a path is lost; and which paths are, (n_modes,)."""
     theta, moments = theta0.clone(), _Moments(theta0, rank)
