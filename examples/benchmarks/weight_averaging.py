@@ -3,8 +3,8 @@
 Three folds in turn are predicted by a network of 50 units fitted on the other two, with SWAG at
 several learning rates (factors on (1 - momentum) / curvature, five modes, ten draws each) and with
 subspaces of each kind at T = n / K and T = 1. The score is the mean log predictive density per row
-in nats, y in its own deviations; an ensemble of five is there to compare with. The data are those of
-``default_prior.py``.
+in nats, y in its own deviations; an ensemble of five is there to compare with. The data are those
+of ``default_prior.py``.
 
     python examples/benchmarks/weight_averaging.py [--quick] [--only swag]
 """

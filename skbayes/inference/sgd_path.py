@@ -190,7 +190,9 @@ def _follow(
     optimiser, total_weight = SGD(theta, momentum), log_posterior.total_weight
     n = log_posterior.n
     column = torch.as_tensor(rate[:, None] / -total_weight, dtype=theta.dtype, device=theta.device)
-    before = log_posterior.minibatch(_some_rows(n, streams))(theta) / -total_weight
+    # always the same rows: a minibatch of few may be far from the mean by chance
+    check = log_posterior.minibatch(_some_rows(n, streams))
+    least = check(theta) - EXCESS * total_weight
     losses: list[np.ndarray] = []
     lost = np.zeros(len(theta), dtype=bool)
     interrupted = False
@@ -203,7 +205,7 @@ def _follow(
                 optimiser.step(theta, grad.mul(column), 1.0)
                 loss -= value / (thin * total_weight)
             losses.append(loss.cpu().numpy())
-            fine = (loss < before + EXCESS) & torch.isfinite(theta).all(1)
+            fine = (check(theta) > least) & torch.isfinite(theta).all(1)
             lost = ~fine.cpu().numpy()
             if lost.any():
                 break
