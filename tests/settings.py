@@ -30,7 +30,9 @@ METHOD_SETTINGS = {
     "mclmc": MCLMC(**_SHORT, n_leapfrog=4),
     "adjusted_mclmc": AdjustedMCLMC(**_SHORT, max_leapfrog=4),
     "swag": SWAG(n_draws=4, **_PATH),
-    "multiswag": MultiSWAG(2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=5)}),
+    "multiswag": MultiSWAG(
+        2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=40, learning_rate=0.02)}
+    ),
     "subspace": Subspace(n_dims=2, n_chains=2, n_warmup=10, n_draws=10, init=SWAG(**_PATH)),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
