@@ -89,7 +89,8 @@ def collect(
 
     Each step takes rows at random with replacement, as theories of SGD have it. (In shuffled epochs
     the noise cancels at their ends, where snapshots would be taken: slow directions then hardly
-    vary. Predictions on the tables of ``examples/benchmarks/weight_averaging.py`` were the same.)
+    vary. On three small tables the log scores of held-out rows were the same within 0.01, but for
+    the largest rates.)
     The variance :math:`\overline{\theta^2} - \bar\theta^2` is computed by Welford's recursion in
     float64, so that it cannot come out negative. A path whose loss leaves that of its start by
     more than 3 nats per row has diverged; all begin again, those with half the rate.

@@ -70,8 +70,9 @@ class Subspace(ChainMethod):
     sampler : {"nuts", "ess"}, default="nuts"
         How chains move.
     temperature : float or "n_dims", default="n_dims"
-        T; "n_dims" is n / K, at least 1. It was chosen by log scores of held-out rows: T = 1 is no
-        better in classification, and overfits small regressions with heteroscedastic noise.
+        T; "n_dims" is n / K, at least 1. It was chosen by log scores of held-out rows on two tables
+        only: T = 1 was a little better on wine (-0.111 against -0.116 per row), and overfitted a
+        regression of 100 rows with heteroscedastic noise (-2.97 against -1.26).
     prior_scale : float or None, default=1.0
         s, in the units of the columns of P; None is the model's own prior.
     n_chains : int, default=4
