@@ -58,8 +58,8 @@ class SWAG(Method):
     learning_rate : float or None, default=None
         Constant rate on the mean loss per row. None is (1 - momentum) over the largest curvature at
         the mode, which is measured. Of the factors 0.03, 0.1, 0.3, 1, 2 and 4 on that, 1 was good
-        on all of six small tables (log scores of held-out rows, shuffled epochs): larger ones are better still for
-        regressions with heteroscedastic noise, and harm classifiers.
+        on all of six small tables (log scores of held-out rows, in shuffled epochs): larger ones
+        are better still for regressions with heteroscedastic noise, and harm classifiers.
     momentum : float, default=0.9
         Of SGD.
     batch_size : int or None, default=None
