@@ -232,13 +232,14 @@ class BayesianEstimator(BaseEstimator):
             likelihood = self._make_likelihood(targets, weight)
             bound = self._bind_prior(prior, network, inside, weight)
         kw: dict[str, Any] = {"dtype": dtype, "device": device}
-        make_inputs = partial(self._make_inputs, network=network, **kw)
+        make_inputs: Any = partial(self._make_inputs, network=network, **kw)
         kind = OutOfCoreLogPosterior if on_disk else LogPosterior
+        rows_in: Any = OutOfCoreInputs(inside, make_inputs) if on_disk else make_inputs(inside)
         target = kind(
             network,
             likelihood,
             bound,
-            OutOfCoreInputs(inside, make_inputs) if on_disk else make_inputs(inside),
+            rows_in,
             torch.as_tensor(targets[None], **kw),
             None if weight is None else torch.as_tensor(weight[None], **kw),
         )

@@ -95,7 +95,7 @@ def open_rows(estimator, X: Any, y: Any, checks: dict[str, Any], reset: bool):
             f"X={type(X).__name__} is not allowed: a Dataset must have a length and give row i "
             "by X[i]. For a stream of rows call partial_fit."
         )
-    if isinstance(X, Dataset):
+    if not isinstance(X, np.memmap):
         if y is not None:
             raise ValueError("y must be None where X is a Dataset, which has its own targets.")
         if not len(X):

@@ -61,6 +61,10 @@ class GaussianTarget:
         """The density spread evenly over its rows."""
         return (self(theta) / self.n)[:, None].expand(-1, self.n)
 
+    def log_prior_and_grad(self, theta):
+        """All of the density counts as likelihood."""
+        return torch.zeros(len(theta), dtype=torch.float64), torch.zeros_like(theta)
+
     def rows(self, index):
         return self
 

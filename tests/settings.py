@@ -13,6 +13,7 @@ from skbayes.inference import (
     SGLD,
     SGLMC,
     SGNHT,
+    SWAG,
     AdjustedMCLMC,
     Anchored,
     ConstantSGD,
@@ -20,11 +21,15 @@ from skbayes.inference import (
     Ensemble,
     Laplace,
     Metropolis,
+    MultiSWAG,
+    Subspace,
 )
 
 _STEPS = {"n_chains": 2, "n_warmup": 4, "n_draws": 8, "n_steps": 5, "init": MAP(max_epochs=10)}
 _LONG = {"n_chains": 8, "n_warmup": 20, "n_draws": 60, "init": MAP(max_epochs=200)}
 _SHORT = {"n_chains": 2, "n_warmup": 10, "n_draws": 10, "init": MAP(max_epochs=10)}
+
+_PATH = {"n_snapshots": 5, "rank": 4, "thin": 3, "init": MAP(max_epochs=10)}
 
 METHOD_SETTINGS = {
     "map": MAP(max_epochs=30),
@@ -46,8 +51,15 @@ METHOD_SETTINGS = {
     "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),
     "laplace": Laplace(n_draws=20, max_rounds=5, tol=5.0, init=MAP(max_epochs=100)),
     "ep": EP(n_members=2, n_draws=10, max_epochs=2, batch_size=32),
+    "swag": SWAG(n_draws=4, **_PATH),
+    "multiswag": MultiSWAG(
+        2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=40, learning_rate=0.02)}
+    ),
+    "subspace": Subspace(n_dims=2, n_chains=2, n_warmup=10, n_draws=10, init=SWAG(**_PATH)),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
+
+_MODES = Ensemble(validation_fraction=0, batch_size=100, max_epochs=600, learning_rate=0.03)
 
 TARGET_SETTINGS = {
     "map": MAP(n_restarts=2),
@@ -71,5 +83,8 @@ TARGET_SETTINGS = {
     "dropout": Dropout(n_members=2, max_epochs=1000, learning_rate=0.03),
     "laplace": Laplace(hessian="full", tune_prior=None, n_draws=1000),
     "ep": EP(n_members=2, n_draws=2000, batch_size=8, tol=1e-3),
+    "swag": SWAG(n_draws=100, init=MAP()),
+    "multiswag": MultiSWAG(3, 20, init=_MODES),
+    "subspace": Subspace("random", 4, n_warmup=50, n_draws=50, init=MAP()),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

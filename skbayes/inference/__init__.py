@@ -19,6 +19,8 @@ from skbayes.inference.sghmc import SGHMC, SGNHT
 from skbayes.inference.sgld import PSGLD, SGLD
 from skbayes.inference.sglmc import SGLMC
 from skbayes.inference.streams import Streams
+from skbayes.inference.subspace import Subspace
+from skbayes.inference.swag import SWAG, MultiSWAG
 
 METHODS: dict[str, type[Method]] = {
     "map": MAP,
@@ -40,6 +42,9 @@ METHODS: dict[str, type[Method]] = {
     "dropout": Dropout,
     "laplace": Laplace,
     "ep": EP,
+    "swag": SWAG,
+    "multiswag": MultiSWAG,
+    "subspace": Subspace,
 }
 """Methods by the names that ``method=`` takes."""
 
@@ -57,6 +62,7 @@ __all__ = [
     "SGLD",
     "SGLMC",
     "SGNHT",
+    "SWAG",
     "AdjustedMCLMC",
     "Anchored",
     "ConstantSGD",
@@ -65,5 +71,7 @@ __all__ = [
     "Laplace",
     "Method",
     "Metropolis",
+    "MultiSWAG",
     "Streams",
+    "Subspace",
 ]

@@ -202,6 +202,11 @@ class LogPosterior(Density):
         out._weight_sum = out._constants = None
         return out
 
+    def log_prior_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log prior (n_chains,) in float64 and its gradient (n_chains, n_params)."""
+        value, *parts = self._prior_terms(theta)
+        return value, torch.cat(parts, 1)
+
     def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
         net, params, hyper = self._split(theta)
         likelihood, n = self.likelihood, self.inputs.n
