@@ -27,9 +27,10 @@ class GaussianTarget:
 
     likelihood = prior = None
     device = CPU
+    # log-concave, as a linear model is, and without units that could be dropped
     network = SimpleNamespace(
-        layers=["one"], is_linear=True
-    )  # that is, log-concave, as a linear model is
+        layers=["one"], is_linear=True, units=lambda layer: np.empty(0, dtype=int)
+    )
 
     def __init__(self, mean, cov, dtype=torch.float64, n=100):
         self.dtype, self.n, self.total_weight = dtype, n, float(n)

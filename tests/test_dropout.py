@@ -1,11 +1,12 @@
 """Monte Carlo dropout against enumeration, closed forms and quadrature."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from gaussian_target import CPU, GaussianTarget, linear_model
+from gaussian_target import CPU, linear_model
 from scipy import integrate, special, stats
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
@@ -13,6 +14,8 @@ from skbayes.inference import Dropout, Streams
 from skbayes.inference.dropout import _Bound
 from skbayes.inference.masks import Masks, to_eta, to_rate
 from skbayes.model import Inputs, LogPosterior, MLPNetwork, Normal, NormalPrior
+from skbayes.model.module_network import ModuleNetwork
+from skbayes.model.module_source import ModuleSource
 from skbayes.model.priors import HierarchicalPrior, LaplacePrior
 
 SCALE, NOISE = 1.3, 0.4
@@ -402,7 +405,26 @@ def test_wrong_parameters(name, value):
 def test_what_cannot_be_done():
     with pytest.raises(ValueError, match="two rows"):
         Dropout("search").run(network_model(n=1), None, Streams(1, 1))
-    other = GaussianTarget(np.zeros(2), np.eye(2))
-    other.network = type("Convolutional", (), {"layers": ["one", "two"]})()
-    with pytest.raises(ValueError, match="multilayer perceptron.*Convolutional"):
-        Dropout().run(other, None, Streams(1, 1))
+
+
+def test_channels_of_a_convolution_are_dropped_whole():
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 2), torch.nn.Conv2d(3, 4, 2), torch.nn.Flatten(),
+        torch.nn.Linear(16, 2),
+    )  # fmt: skip
+    rows = np.zeros((2, 1, 4, 4))
+    network = ModuleNetwork(ModuleSource(module, {}, rows.shape[1:]), rows, 2)
+    target = SimpleNamespace(network=network, n_params=network.n_params, device="cpu")
+    masks = Masks(target, "binary", False)
+    assert masks.sizes.tolist() == [3, 16]
+    units = torch.arange(1.0, 20.0)
+    factors = masks.spread(units).numpy()
+    shapes = dict(network.parameters())
+    starts = np.cumsum([0, *(int(np.prod(s)) for s in shapes.values())])
+    parts = {
+        n: factors[a:b].reshape(shapes[n])
+        for n, a, b in zip(shapes, starts[:-1], starts[1:], strict=True)
+    }
+    assert (parts["0.weight"] == 1).all() and (parts["1.bias"] == 1).all()
+    assert (parts["1.weight"] == np.array([1, 2, 3])[:, None, None]).all()
+    assert (parts["3.weight"] == np.arange(4, 20)[:, None]).all()  # (fan_in, fan_out) in theta

@@ -16,7 +16,7 @@ class Masks:
 
     To multiply a unit's output by m is to multiply its row of the next weight matrix by m. So one
     draw of all factors turns theta into another theta, which is a draw from the approximate
-    posterior. With ``rate`` p,
+    posterior. Of a convolution whole channels are dropped. With ``rate`` p,
 
     .. math:: m = b / (1 - p), \ b \sim \text{Bernoulli}(1 - p) \qquad \text{or} \qquad
               m = 1 + \sqrt{\alpha} \epsilon, \ \alpha = p / (1 - p), \ \epsilon \sim N(0, 1).
@@ -43,24 +43,20 @@ class Masks:
 
     def __init__(self, log_posterior, kind: str, with_inputs: bool) -> None:
         self.kind, self.with_inputs = kind, with_inputs
-        layers = log_posterior.network.layers[0 if with_inputs else 1 :]
-        if not all(hasattr(layer, "weight") and hasattr(layer, "fan_in") for layer in layers):
-            raise ValueError(
-                "Dropout: method='dropout' needs a multilayer perceptron, whose units it drops; "
-                f"got a network of type {type(log_posterior.network).__name__}."
-            )
-        self.sizes = np.array([layer.fan_in for layer in layers], dtype=np.int64)
+        network = log_posterior.network
+        pairs = [(layer, network.units(layer)) for layer in network.layers]
+        pairs = [(layer, units) for layer, units in pairs if len(units)]
+        pairs = pairs[0 if with_inputs else 1 :]
+        self.sizes = np.array([units.max() + 1 for _, units in pairs], dtype=np.int64)
         self.n_units = int(self.sizes.sum())
         device = log_posterior.device
-        self._layer_of = torch.as_tensor(
-            np.repeat(np.arange(len(layers)), self.sizes), device=device
-        )
+        layer_of = np.repeat(np.arange(len(pairs)), self.sizes)
+        self._layer_of = torch.as_tensor(layer_of, device=device)
         unit_of = np.full(log_posterior.n_params, self.n_units)  # the last one is never dropped
         start = 0
-        for layer in layers:
-            units = np.arange(start, start + layer.fan_in)
-            unit_of[layer.weight] = np.repeat(units, layer.fan_out)
-            start += layer.fan_in
+        for (layer, units), size in zip(pairs, self.sizes, strict=True):
+            unit_of[layer.weight] = start + units
+            start += size
         self._unit_of = torch.as_tensor(unit_of, device=device)
         self._sizes = torch.as_tensor(self.sizes, dtype=torch.float64, device=device)
 

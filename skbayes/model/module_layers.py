@@ -63,6 +63,28 @@ def group(module: nn.Module, parameters: list[tuple[str, tuple[int, ...]]]) -> l
     return layers
 
 
+def input_units(
+    module: nn.Module, parameters: list[tuple[str, tuple[int, ...]]]
+) -> dict[str, np.ndarray]:
+    """The input unit, for convolutions the channel, that each weight multiplies, by its name."""
+    out: dict[str, np.ndarray] = {}
+    parts = dict(module.named_modules())
+    for name, shape in parameters:
+        part = parts[name.rpartition(".")[0]]
+        if len(shape) < 2 or isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            continue
+        if isinstance(part, nn.Linear):  # theta has (fan_in, fan_out)
+            out[name] = np.repeat(np.arange(shape[1]), shape[0])
+        elif isinstance(part, _ConvTransposeNd):  # (channels in, channels out / groups, ...)
+            out[name] = np.repeat(np.arange(shape[0]), int(np.prod(shape[1:])))
+        else:  # (channels out, channels in / groups, ...)
+            per_group = shape[0] // getattr(part, "groups", 1)
+            first = np.arange(shape[0]) // per_group * shape[1]
+            channel = first[:, None] + np.arange(shape[1])
+            out[name] = np.repeat(channel.ravel(), int(np.prod(shape[2:])))
+    return out
+
+
 def _fan_in(part: nn.Module, shape: tuple[int, ...]) -> int:
     """How many values one output of a part sums over, for a weight (fan_out, ...)."""
     if isinstance(part, nn.Embedding | nn.EmbeddingBag):

@@ -12,9 +12,10 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skbayes.model.batch_norm import Moments, Seen
-from skbayes.model.module_layers import group, trainable, transposed
+from skbayes.model.module_layers import group, input_units, trainable, transposed
 from skbayes.model.module_source import ModuleSource
 from skbayes.model.module_trial import check_logits, try_out
+from skbayes.model.network import Layer
 from skbayes.model.tensor_inputs import TensorInputs
 
 # Elements of all parts' outputs in one block: on a CPU larger ones leave the cache.
@@ -88,6 +89,7 @@ class ModuleNetwork:
         self._parameters = trainable(module)
         self._transposed = transposed(module, self._parameters)
         self.layers = group(module, self._parameters)
+        self._units = input_units(module, self._parameters)
         self.n_params = sum(int(np.prod(shape)) for _, shape in self._parameters)
         names = {name for name, _ in self._parameters}
         self._fixed = {
@@ -103,6 +105,14 @@ class ModuleNetwork:
         return {**self.__dict__, "_ready": {}}
 
     # -------------------------------------------------------------- parameters
+
+    def units(self, layer: Layer) -> np.ndarray:
+        """Which of its input units, or channels, each of a layer's weights belongs to.
+
+        (n_weights,); empty where a layer has no inputs to be dropped, as normalisation and
+        embeddings.
+        """
+        return self._units.get(layer.name, np.empty(0, dtype=np.int64))
 
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the parameters, in the order of theta."""

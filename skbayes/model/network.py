@@ -88,6 +88,10 @@ class MLPNetwork:
         """Whether the outputs are linear in theta."""
         return len(self.layers) == 1
 
+    def units(self, layer: Layer) -> np.ndarray:
+        """Which of its input units each of a layer's weights belongs to, (n_weights,)."""
+        return np.repeat(np.arange(layer.fan_in), layer.fan_out)
+
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the parameters, in the order of theta."""
         out: list[tuple[str, tuple[int, ...]]] = []
