@@ -26,6 +26,7 @@ from skbayes.model.priors import PRIORS, NormalPrior
 from skbayes.posterior import Posterior
 from skbayes.progress import ProgressBar
 from skbayes.rows_on_disk import RowsOnDisk, is_on_disk, open_rows
+from skbayes.streaming import StreamingMixin
 from skbayes.validation import (
     Standardizer,
     check_choice,
@@ -56,7 +57,7 @@ class _Data(NamedTuple):
     target: LogPosterior
 
 
-class BayesianEstimator(BaseEstimator):
+class BayesianEstimator(StreamingMixin, BaseEstimator):
     """Base of the supervised estimators: `fit`, and what is the same for all predictions.
 
     Subclasses provide ``_make_network``, ``_encode_y`` and ``_make_likelihood``.
@@ -181,7 +182,7 @@ class BayesianEstimator(BaseEstimator):
         self._add_buffers(posterior, target)
         if posterior.state is not None:
             posterior.state.update(data=print_of_data, shape=X.shape)
-        self._n_seen = X.shape[0]
+        self._reservoir = None  # partial_fit goes on with what it has seen itself
         self._store(posterior, data.inside, seed)
         self.__dict__.pop("log_evidence_", None)
         if posterior.log_evidence is not None:
@@ -192,10 +193,11 @@ class BayesianEstimator(BaseEstimator):
             warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
         return self
 
-    def _prepare(self, X, y, sample_weight, again: bool, seed: int) -> _Data:
+    def _prepare(self, X, y, sample_weight, again: bool, seed: int, classes=None) -> _Data:
         """Check the model and the data, and make the log posterior of both.
 
         With ``again``, scaler, network, likelihood and prior are those of the first fit.
+        ``classes`` are all that there will be.
         """
         prior = resolve_prior(self.prior)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
@@ -219,7 +221,7 @@ class BayesianEstimator(BaseEstimator):
         else:
             self._row_shape = X.shape[1:]
         weight = check_sample_weight(sample_weight, X.shape[0])
-        targets, weight = self._encode_y(y, weight, again)
+        targets, weight = self._encode_y(y, weight, again, classes)
         if not again:
             self._scaler = self._make_scaler().fit(X, weight)
         inside = X.scaled(self._scaler) if on_disk else self._scaler.transform(X)
@@ -443,7 +445,7 @@ class BayesianEstimator(BaseEstimator):
     def _add_buffers(self, posterior, target) -> None:
         """Add to the draws what the network needs besides its weights."""
 
-    def _encode_y(self, y, weight, again: bool):
+    def _encode_y(self, y, weight, again: bool, classes=None):
         raise NotImplementedError("abstract")
 
     def _make_likelihood(self, targets, weight) -> Any:

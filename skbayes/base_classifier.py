@@ -28,7 +28,7 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def _encode_y(self, y, weight, again):
+    def _encode_y(self, y, weight, again, classes=None):
         check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
         if kind.startswith("multilabel"):
@@ -51,14 +51,16 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             multilabel = False
             if again:
                 classes = self.classes_
-                unknown = np.setdiff1d(y, classes)
-                if len(unknown):
-                    raise ValueError(
-                        f"warm_start=True: y holds classes that the first fit did not see: "
-                        f"{unknown.tolist()}."
-                    )
-            else:
+            elif classes is None:
                 classes = np.unique(y)
+            else:
+                classes = np.unique(column_or_1d(classes))
+            unknown = np.setdiff1d(y, classes)
+            if len(unknown):
+                raise ValueError(
+                    f"y holds classes that the first fit did not know: {unknown.tolist()}; they "
+                    f"must be among {classes.tolist()}."
+                )
             if len(classes) < 2:
                 raise ValueError(
                     f"{type(self).__name__} needs at least 2 classes, but y holds one class: "

@@ -26,7 +26,9 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def _encode_y(self, y, weight, again):
+    def _encode_y(self, y, weight, again, classes=None):
+        if classes is not None:
+            raise ValueError(f"classes={classes!r} is not allowed: this is a regressor.")
         y = np.asarray(y)
         if y.dtype.kind not in "fiub":
             y = y.astype(np.float64)

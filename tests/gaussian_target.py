@@ -34,7 +34,6 @@ class GaussianTarget:
 
     def __init__(self, mean, cov, dtype=torch.float64, n=100):
         self.dtype, self.n, self.total_weight = dtype, n, float(n)
-        self.total_weight = float(n)
         self.mean = np.asarray(mean, dtype=np.float64)
         self.cov = np.asarray(cov, dtype=np.float64)
         self.n_params = self.mean.shape[-1]

@@ -25,7 +25,7 @@ from skbayes.inference import (
     Subspace,
 )
 
-_STEPS = {"n_chains": 2, "n_warmup": 4, "n_draws": 8, "n_steps": 5, "init": MAP(max_epochs=10)}
+_STEPS = {"n_chains": 2, "n_warmup": 4, "n_draws": 10, "n_steps": 5, "init": MAP(max_epochs=10)}
 _LONG = {"n_chains": 8, "n_warmup": 20, "n_draws": 60, "init": MAP(max_epochs=200)}
 _SHORT = {"n_chains": 2, "n_warmup": 10, "n_draws": 10, "init": MAP(max_epochs=10)}
 
@@ -46,11 +46,13 @@ METHOD_SETTINGS = {
     "sglmc": SGLMC(**_STEPS),
     "sghmc": SGHMC(**_STEPS),
     "sgnht": SGNHT(**_STEPS),
-    "csgmcmc": CSGMCMC(n_chains=2, n_draws=8, n_steps=20, init=MAP(max_epochs=10)),
+    "csgmcmc": CSGMCMC(
+        n_chains=2, n_draws=10, draws_per_cycle=5, n_steps=20, init=MAP(max_epochs=10)
+    ),
     "constant_sgd": ConstantSGD(**_STEPS),
     "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),
     "laplace": Laplace(n_draws=20, max_rounds=5, tol=5.0, init=MAP(max_epochs=100)),
-    "ep": EP(n_members=2, n_draws=10, max_epochs=2, batch_size=32),
+    "ep": EP(n_members=2, n_draws=10, max_epochs=10, batch_size=32),
     "swag": SWAG(n_draws=4, **_PATH),
     "multiswag": MultiSWAG(
         2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=40, learning_rate=0.02)}

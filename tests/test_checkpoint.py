@@ -15,6 +15,7 @@ from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import HMC, MAP, NUTS, Streams, checkpoint
 from skbayes.inference.checkpoint import fingerprint
 from skbayes.inference.kernel import GradientKernel
+from skbayes.inference.stochastic import StochasticKernel
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -41,7 +42,8 @@ def kernel_class(method, data):
         raise Found
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Found):
-        patch.setattr(GradientKernel, "__init__", remember)
+        for cls in (GradientKernel, StochasticKernel):
+            patch.setattr(cls, "__init__", remember)
         BayesianMLPRegressor((3,), method=method).fit(*data)
     return classes[0]
 
@@ -87,7 +89,9 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_method_goes_on(name, dtype, curve, tmp_path, every_iteration):
-    method = clone(CHAINS[name]).set_params(n_warmup=30)
+    method = clone(CHAINS[name])
+    longer = {"n_warmup": 30} if "n_warmup" in method.get_params() else {"n_draws": 40}
+    method.set_params(**longer)
     model = BayesianMLPRegressor((3,), method=method, dtype=dtype, random_state=0)
     whole = clone(model).fit(*curve)
     for stop in (17, 33):  # in a window of the warm-up, and after it

@@ -234,7 +234,8 @@ def fit_both(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         kwargs = {"method": METHOD_SETTINGS[name], "random_state": 0}
-        prior = None if name == "laplace" else "hierarchical"  # it needs a normal one
+        normal = name in ("laplace", "ep")  # which need a normal prior
+        prior = None if normal else "hierarchical"
         clf = BayesianMLPClassifier((3,), prior=prior, **kwargs).fit(ROWS, ROWS[:, 0] > 0)
         return clf, BayesianMLPRegressor((3,), noise="learned", **kwargs).fit(ROWS, ROWS[:, 0])
 

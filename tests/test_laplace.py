@@ -127,7 +127,7 @@ def brute_force(log_posterior, theta):
     """Jacobians (n, k, p) and information (n, k, k) by autograd alone, in plain torch."""
     network, likelihood = log_posterior.network, log_posterior.likelihood
     net, params, _ = log_posterior.layout.split(theta[0])
-    X = log_posterior.inputs.dense(torch.float64)[:-1].T
+    X = log_posterior.inputs.dense(torch.float64)[:, :-1]
 
     def outputs(w):
         h = X
@@ -254,7 +254,7 @@ def test_blocks_of_rows_and_sparse_rows_change_nothing(monkeypatch):
     from skbayes.model import covariance
 
     log_posterior, theta = network_posterior("classes", n=50)
-    X = log_posterior.inputs.dense(torch.float64)[:-1].T.numpy()
+    X = log_posterior.inputs.dense(torch.float64)[:, :-1].numpy()
     whole = {h: log_posterior.gauss_newton(theta[0], h) for h in ("full", "kron", "diag")}
     monkeypatch.setattr(covariance, "BLOCK", 1)  # 16 rows at a time
     scale = log_posterior.network.input_scale
@@ -465,5 +465,14 @@ class _Wrapped:
     """A network of another class, of which only the passes and the layers are known."""
 
     def __init__(self, network):
-        for name in ("forward", "vjp", "layers", "n_params", "n_outputs", "parameters"):
+        for name in (
+            "forward",
+            "vjp",
+            "layers",
+            "n_params",
+            "n_outputs",
+            "n_buffers",
+            "is_linear",
+            "parameters",
+        ):
             setattr(self, name, getattr(network, name))

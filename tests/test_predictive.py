@@ -287,7 +287,7 @@ def test_chunks_change_nothing(model, monkeypatch):
     monkeypatch.setattr(
         model,
         "_forward",
-        lambda theta, rows: (sizes.append(rows.shape[0]), forward(theta, rows))[1],
+        lambda theta, rows, *args: (sizes.append(rows.shape[0]), forward(theta, rows, *args))[1],
     )
     chunked = [*everything(model, X), model.log_predictive_density(X, y)]
     assert max(sizes) == 16

@@ -186,6 +186,16 @@ def test_the_bias_falls_with_the_step_at_the_order_of_the_theory(model):
     np.testing.assert_allclose(np.diag(few), np.diag(many), rtol=2e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [SGLD(decay=0), PSGLD(decay=0), SGHMC(), SGNHT()])
+def test_default_rates_leave_the_posterior_nearly_as_wide_as_it_is(method):
+    model = linear_model(n=1000, d=2, noise=0.7)
+    method.set_params(n_chains=50, n_warmup=10, n_draws=20, n_steps=60, batch_size=50)
+    posterior = draws(method.set_params(init=MAP()), model)
+    ratio = posterior.flat.std(0) / np.sqrt(np.diag(model.cov))
+    assert ((ratio > 0.9) & (ratio < 1.25)).all(), ratio
+
+
 class Noisy(GaussianTarget):
     """A unit Gaussian whose gradients carry noise of a variance, alike in all directions."""
 
@@ -338,7 +348,7 @@ def test_sglmc_subtracts_half_the_variance_of_the_difference(model):
 
 def test_cycles_follow_their_schedule(model):
     method = CSGMCMC(
-        n_chains=2, n_cycles=3, n_draws=6, n_steps=50, batch_size=10, learning_rate=0.1
+        n_chains=2, draws_per_cycle=2, n_draws=6, n_steps=50, batch_size=10, learning_rate=0.1
     )
     kernel = method._kernel(model.log_posterior, torch.as_tensor(model.mean)[None].repeat(2, 1))
     sizes, noisy = [], []
@@ -466,7 +476,7 @@ def test_more_bad_parameters_are_named():
         (PSGLD(alpha=1), "alpha=1"),
         (SGHMC(friction=0), "friction=0"),
         (SGNHT(thermostat_rate=0), "thermostat_rate=0"),
-        (CSGMCMC(n_draws=10, n_cycles=4), "n_draws=10"),
+        (CSGMCMC(draws_per_cycle=0), "draws_per_cycle=0"),
         (CSGMCMC(exploration=1), "exploration=1"),
         (SGLMC(temperature=0), "temperature=0"),
         (ConstantSGD(preconditioner="half"), "preconditioner='half'"),

@@ -25,10 +25,10 @@ class CSGMCMC(StochasticMethod):
     ----------
     n_chains : int, default=4
         Chains.
-    n_cycles : int, default=4
-        M.
     n_draws : int, default=40
-        Draws kept per chain, an equal number in each cycle, at equal numbers of its last steps.
+        Draws kept per chain.
+    draws_per_cycle : int, default=10
+        Draws of each cycle, at equal numbers of its last steps; so M is ``n_draws`` over it.
     n_steps : int or None, default=None
         Steps per cycle; None is as many as 30 passes over the data take, at least 500.
     exploration : float, default=0.8
@@ -43,11 +43,15 @@ class CSGMCMC(StochasticMethod):
     n_warmup = 0
     safe_rate = 2.0
 
+    def share_for_noise(self, n_rows):
+        """One: the largest steps look for modes, see `StochasticMethod`."""
+        return 1.0
+
     def __init__(
         self,
         n_chains=4,
-        n_cycles=4,
         n_draws=40,
+        draws_per_cycle=10,
         n_steps=None,
         batch_size=None,
         exploration=0.8,
@@ -57,8 +61,8 @@ class CSGMCMC(StochasticMethod):
         init=None,
     ):
         self.n_chains = n_chains
-        self.n_cycles = n_cycles
         self.n_draws = n_draws
+        self.draws_per_cycle = draws_per_cycle
         self.n_steps = n_steps
         self.batch_size = batch_size
         self.exploration = exploration
@@ -70,13 +74,8 @@ class CSGMCMC(StochasticMethod):
     def check(self):
         """Check the parameters, see `Method.check`."""
         super().check()
-        self._require("n_cycles")
+        self._require("draws_per_cycle")
         self._require("exploration", kind=(int, float), low=0, high=0.99)
-        if self.n_draws % self.n_cycles:
-            raise ValueError(
-                f"CSGMCMC: n_draws={self.n_draws!r} is not allowed; it must be a multiple of "
-                f"n_cycles={self.n_cycles!r}, since every cycle gives as many draws."
-            )
 
     def _kernel(self, log_posterior, theta):
         return _CyclicalKernel(self, log_posterior, theta)
@@ -89,7 +88,7 @@ class _CyclicalKernel(_SGLDKernel):
         super().__init__(method, log_posterior, theta)
         if method.n_steps is None:
             self.n_steps = max(500, 30 * -(-log_posterior.n // self.batch_size))
-        self.draws = method.n_draws // method.n_cycles
+        self.draws = method.draws_per_cycle
         passes = self.n_steps * self.batch_size / log_posterior.n
         self.with_value = passes >= self.draws and not self.minibatches.on_disk
 

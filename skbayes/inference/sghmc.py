@@ -28,13 +28,15 @@ class SGHMC(StochasticMethod):
         Steps per iteration; None is a pass over the data, at least 100, at most 1,000.
     learning_rate : float or None, default=None
         As of gradient descent with momentum on the mean loss per row. None is a twentieth of the
-        inverse of the mean loss's largest curvature at each chain's start.
+        inverse of the mean loss's largest curvature at each chain's start, times 2 batch / n where
+        that is less than one, as in `SGLD`.
     friction : float, default=0.1
         The number alpha: one less the momentum of such a descent.
     noise_correction : bool, default=True
         Whether V is estimated; without, it counts as zero.
     """
 
+    can_stream = True
     safe_rate = 0.05
 
     def __init__(
@@ -100,6 +102,7 @@ class SGNHT(StochasticMethod):
         The number r.
     """
 
+    can_stream = True
     safe_rate = 0.05
 
     def __init__(

@@ -36,7 +36,9 @@ class SGLD(StochasticMethod):
         Rows per step, drawn anew for every chain; None is 200, or all where there are fewer.
     learning_rate : float or None, default=None
         The number a: the first step, as one of gradient descent on the mean loss per row. None is a
-        fifth of the inverse of the mean loss's largest curvature at each chain's start.
+        fifth of the inverse of the mean loss's largest curvature at each chain's start, times
+        2 batch / n where that is less than one (not with control variates): larger steps let the
+        noise of minibatches widen the draws.
     decay : float, default=0.55
         The exponent gamma; 0 keeps the step constant.
     decay_steps : int, default=1000
@@ -50,6 +52,8 @@ class SGLD(StochasticMethod):
     init : Method, "prior" or None, default=None
         Where chains start: see `HMC`.
     """
+
+    can_stream = True
 
     def __init__(
         self,

@@ -37,9 +37,10 @@ class SGLMC(StochasticMethod):
         Steps per iteration; None is a pass over the data, at least 100, at most 1,000.
     learning_rate : float or None, default=None
         epsilon times the weight n of the rows. None is a fiftieth of the inverse of the mean loss's
-        largest curvature at each chain's start.
+        largest curvature at each chain's start, times 2 batch / n where that is less than one.
     """
 
+    can_stream = True
     safe_rate = 0.02
 
     def __init__(

@@ -1,0 +1,188 @@
+"""Learning from rows that come in chunks."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import validate_data
+
+from skbayes.diagnostics import warnings_for
+from skbayes.inference import METHODS, Method
+from skbayes.inference.groups import run_method
+from skbayes.posterior import Posterior
+from skbayes.progress import ProgressBar
+from skbayes.validation import check_n_jobs, draw_seed, resolve_method
+
+MOST_KEPT = 100_000
+"""Rows at most that are remembered."""
+
+
+class Reservoir(NamedTuple):
+    """A uniform sample of the rows seen so far, all of them while there are few."""
+
+    X: Any
+    y: np.ndarray
+    keys: np.ndarray  # random numbers; the rows with the largest stay
+    n_seen: int
+    seed: int
+
+    def add(self, X, y) -> Reservoir:
+        """The sample with new rows, which may take the places of others."""
+        rng = np.random.default_rng([self.seed, self.n_seen])
+        stack = sp.vstack if sp.issparse(X) else np.concatenate
+        X, y = stack([self.X, X]), np.concatenate([self.y, y])
+        keys = np.concatenate([self.keys, rng.random(len(y) - len(self.y))])
+        n_seen = self.n_seen + len(y) - len(self.y)
+        if len(keys) > MOST_KEPT:
+            stay = np.sort(np.argpartition(keys, -MOST_KEPT)[-MOST_KEPT:])
+            X = (X.tocsr() if sp.issparse(X) else X)[stay]
+            y, keys = y[stay], keys[stay]
+        return Reservoir(X, y, keys, n_seen, self.seed)
+
+
+def _streams(estimator) -> bool:
+    """Whether the method can go on with new rows."""
+    method = estimator.method
+    kind = METHODS.get(method) if isinstance(method, str) else type(method)
+    if isinstance(kind, type) and issubclass(kind, Method) and kind.can_stream:
+        return True
+    names = ", ".join(repr(name) for name, cls in METHODS.items() if cls.can_stream)
+    raise AttributeError(
+        f"partial_fit is not there with method={method!r}; methods that stream are {names}."
+    )
+
+
+class StreamingMixin(BaseEstimator):
+    """Adds ``partial_fit`` to estimators whose method streams."""
+
+    _reservoir: Reservoir | None
+    _weight_seen: float
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Stand for what `BayesianEstimator` has."""
+
+    @available_if(_streams)
+    def partial_fit(self, X, y, classes=None):
+        """Go on with more rows.
+
+        The first call is `fit` on its rows, and fixes scalers and starting points: give it some
+        hundred rows at least. Each later call adds its rows to those seen before and moves the
+        chains for as many steps as a pass over the new rows has, on minibatches of old and new
+        ones. Up to 100,000 rows are remembered; of more a uniform sample is, and the posterior is
+        that given the sample. The last ``n_draws`` draws of each chain are kept, the older of
+        which were made with fewer rows.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            New rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their targets.
+        classes : array-like of shape (n_classes,), optional
+            All classes, for classifiers, in the first call; those of its y if not given.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are not allowed.
+        """
+        check_n_jobs(self.n_jobs)
+        method: Any = resolve_method(self.method)
+        again = hasattr(self, "posterior_")
+        self._check_streaming(method, again)
+        seed = draw_seed(self.random_state)
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            **self._x_checks,
+            dtype=[np.float64, np.float32],
+            multi_output=True,
+            reset=not again,
+        )
+        n_new, n_draws = X.shape[0], method.n_draws
+        kept = getattr(self, "_reservoir", None)
+        if kept is None or not again:
+            kept = Reservoir(X[:0], y[:0], np.empty(0), 0, seed)
+        kept = kept.add(X, y)
+        data = self._prepare(kept.X, kept.y, None, again, seed, classes)
+        state = None
+        if again:
+            factor = self._weight_seen / data.target.total_weight
+            before, now = len(self._reservoir.y), len(kept.y)
+            factor *= method.share_for_noise(now) / method.share_for_noise(before)
+            state = {**self.posterior_.state}
+            state["groups"] = [_with_rates(group, factor) for group in state["groups"]]
+            steps = method.steps_of_a_pass(n_new)
+            few = min(n_draws, steps)
+            method = clone(method).set_params(n_draws=few, n_steps=steps // few)
+        bar = ProgressBar(self.verbose, type(self).__name__)
+        try:
+            with torch.no_grad():
+                posterior = run_method(
+                    method, data.target, None, seed, bar, n_jobs=self.n_jobs, state=state
+                )
+        finally:
+            bar.close()
+        self._add_buffers(posterior, data.target)
+        if again:
+            _put_before(self.posterior_, posterior, n_draws)
+        if posterior.state is not None:
+            posterior.state.update(data=None, shape=data.X.shape)
+        self._reservoir, self._weight_seen = kept, data.target.total_weight
+        self._store(posterior, data.inside, seed)
+        for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def _check_streaming(self, method, again: bool) -> None:
+        """Raise unless the model can be gone on with."""
+        if isinstance(getattr(self, "class_weight", None), str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not allowed in partial_fit, which does not "
+                "know how frequent classes will be; pass a dict."
+            )
+        if not again:
+            return
+        if getattr(self, "_reservoir", None) is None:
+            raise ValueError(
+                "partial_fit goes on with the rows that it was given itself, but this model was "
+                "fitted by fit; begin with partial_fit on a clone."
+            )
+        n_chains = self.posterior_.n_chains
+        if n_chains != method.n_chains:
+            raise ValueError(
+                f"partial_fit goes on with {n_chains} chains, but method now asks for "
+                f"{method.n_chains}; keep their number, or begin with a clone."
+            )
+
+
+def _with_rates(group: dict, factor: float) -> dict:
+    """The state of a group of chains whose steps on the log posterior are multiplied."""
+    kernel = dict(group["kernel"])
+    kernel["rate"] = (kernel["rate"] * factor).astype(kernel["rate"].dtype)
+    return {**group, "kernel": kernel}
+
+
+def _put_before(old: Posterior, new: Posterior, n_draws: int) -> None:
+    """Put the draws of an earlier run before those of a later one, and keep the last."""
+    new.draws = np.concatenate([old.draws, new.draws], 1)[:, -n_draws:]
+    new.stats = {
+        name: np.concatenate([old.stats[name], values], 1)[:, -n_draws:]
+        for name, values in new.stats.items()
+        if name in old.stats
+    }

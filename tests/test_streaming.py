@@ -1,0 +1,116 @@
+"""Rows that come in chunks."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from gaussian_target import linear_model
+from sklearn.base import clone
+
+from skbayes import BayesianMLPClassifier, BayesianMLPRegressor, streaming
+from skbayes.inference import HMC, MAP, METHODS, PSGLD, SGHMC, SGLD, SGNHT
+from skbayes.streaming import Reservoir
+
+STREAMING = [name for name, cls in METHODS.items() if cls.can_stream]
+SHORT = {"n_chains": 2, "n_warmup": 2, "n_draws": 6, "batch_size": 10, "init": MAP(max_epochs=20)}
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def test_which_methods_stream():
+    assert STREAMING == ["sgld", "psgld", "sglmc", "sghmc", "sgnht"]
+    for method in ("auto", "hmc", HMC()):
+        assert not hasattr(BayesianMLPRegressor(method=method), "partial_fit")
+    with pytest.raises(AttributeError) as error:
+        BayesianMLPRegressor(method="hmc").partial_fit  # noqa: B018
+    assert "methods that stream are 'sgld'" in str(error.value.__cause__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [SGLD(decay=0), PSGLD(decay=0), SGHMC(), SGNHT()])
+def test_the_posterior_follows_that_of_all_rows(method):
+    model = linear_model(n=1000, d=2, noise=0.7)
+    y = model.y[:, 0]
+    method.set_params(n_chains=20, n_warmup=5, n_draws=30, batch_size=50, n_steps=20)
+    reg = BayesianMLPRegressor(
+        (),
+        noise=0.7,
+        standardize=False,
+        prior="normal",
+        method=method.set_params(init=MAP()),
+        dtype="float64",
+        random_state=0,
+    )
+    spreads = []
+    for rows in np.split(np.arange(1000), [50, 100, 200, 500]):
+        reg.partial_fit(model.X[rows], y[rows])
+        spreads.append(reg.posterior_.flat.std(0))
+    deviation = np.sqrt(np.diag(model.cov))
+    # a pass is less than a chain needs to forget: it comes from a wider posterior, which covers
+    assert (np.abs(reg.posterior_.flat.mean(0) - model.mean) < spreads[-1]).all()
+    assert (spreads[-1] > 0.8 * deviation).all()
+    assert (spreads[-1] < 0.7 * spreads[0]).all()
+
+
+def test_the_reservoir_is_a_uniform_sample(monkeypatch):
+    monkeypatch.setattr(streaming, "MOST_KEPT", 50)
+    counts = np.zeros(200)
+    for seed in range(200):
+        kept = Reservoir(np.zeros((0, 1)), np.zeros(0), np.empty(0), 0, seed)
+        for rows in np.split(np.arange(200.0), [30, 60, 150]):
+            kept = kept.add(rows[:, None], rows)
+        assert len(kept.y) == 50 and kept.n_seen == 200
+        np.testing.assert_array_equal(kept.X[:, 0], kept.y)
+        counts[kept.y.astype(int)] += 1
+    # binomial counts of mean 50 and deviation 6.1
+    assert np.abs(counts - 50).max() < 4.5 * 6.2
+    for part in np.split(counts, [30, 60, 150]):
+        assert abs(part.mean() - 50) < 4 * 6.2 / np.sqrt(len(part))
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_every_streaming_method_goes_on(name, curve):
+    X, y = curve
+    reg = BayesianMLPRegressor((4,), method=METHODS[name](**SHORT), random_state=0)
+    reg.partial_fit(X[:30], y[:30])
+    first = reg.posterior_.draws
+    scale = reg._scaler.mean.copy()
+    reg.partial_fit(X[30:], y[30:])
+    assert reg.posterior_.draws.shape == first.shape
+    np.testing.assert_array_equal(reg.posterior_.draws[:, :3], first[:, 3:])  # three steps more
+    np.testing.assert_array_equal(reg._scaler.mean, scale)
+    assert np.isfinite(reg.predict(X)).all()
+    again = clone(reg).partial_fit(X[:30], y[:30]).partial_fit(X[30:], y[30:])
+    np.testing.assert_array_equal(again.posterior_.draws, reg.posterior_.draws)
+
+
+def test_classes_are_known_from_the_first_call(blobs):
+    X, y = blobs
+    clf = BayesianMLPClassifier((4,), method=SGHMC(**SHORT), random_state=0)
+    some = y < 2
+    clf.partial_fit(X[some], y[some], classes=[0, 1, 2]).partial_fit(X, y)
+    assert clf.predict_proba(X).shape == (60, 3)
+    with pytest.raises(ValueError, match=r"did not know: \[2\]"):
+        clone(clf).partial_fit(X[some], y[some]).partial_fit(X, y)
+    with pytest.raises(ValueError, match="balanced"):
+        clone(clf).set_params(class_weight="balanced").partial_fit(X, y)
+    with pytest.raises(ValueError, match="regressor"):
+        BayesianMLPRegressor(method="sgld").partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="features"):
+        clf.partial_fit(X[:, :2], y)
+
+
+def test_what_cannot_be_gone_on_with(curve):
+    X, y = curve
+    reg = BayesianMLPRegressor((4,), method=SGLD(**SHORT), random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="fitted by fit"):
+        reg.partial_fit(X, y)
+    reg = clone(reg).partial_fit(X, y)
+    with pytest.raises(ValueError, match="2 chains, but method now asks for 3"):
+        reg.set_params(method__n_chains=3).partial_fit(X, y)
+
+
+def test_sparse_rows(binary):
+    X, y = binary
+    clf = BayesianMLPClassifier((4,), method=SGHMC(**SHORT), random_state=0)
+    clf.partial_fit(sp.csr_matrix(X[:30]), y[:30]).partial_fit(sp.csr_matrix(X[30:]), y[30:])
+    assert clf.predict_proba(sp.csr_matrix(X)).shape == (60, 2)
