@@ -52,7 +52,7 @@ METHOD_SETTINGS = {
     "constant_sgd": ConstantSGD(**_STEPS),
     "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),
     "laplace": Laplace(n_draws=20, max_rounds=5, tol=5.0, init=MAP(max_epochs=100)),
-    "ep": EP(n_members=2, n_draws=10, max_epochs=10, batch_size=32),
+    "ep": EP(n_members=2, n_draws=100, max_epochs=10, batch_size=32),
     "swag": SWAG(n_draws=4, **_PATH),
     "multiswag": MultiSWAG(
         2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=40, learning_rate=0.02)}
