@@ -36,7 +36,7 @@ QUICK_SETS = {"yacht": 1, "energy": 1}
 
 N_HIDDEN = 50
 OURS = {
-    "nuts": {"n_warmup": 300, "n_draws": 300},
+    "nuts": {"n_warmup": 300, "n_draws": 300, "marginalize": False},  # as NumPyro moves
     "hmc": {"n_warmup": 300, "n_draws": 300},
     "mclmc": {"n_chains": 8, "n_warmup": 50, "n_draws": 50},
     "ensemble": {},
