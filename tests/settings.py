@@ -77,7 +77,7 @@ TARGET_SETTINGS = {
     "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
     "sgld": SGLD(**_LONG, batch_size=20, n_steps=15),
     "psgld": PSGLD(**_LONG, batch_size=20, n_steps=15),
-    "sglmc": SGLMC(**_LONG, batch_size=30, n_steps=40),
+    "sglmc": SGLMC(**_LONG, batch_size=30, n_steps=25),
     "sghmc": SGHMC(**_LONG, batch_size=20, n_steps=20),
     "sgnht": SGNHT(**_LONG, batch_size=20, n_steps=20),
     "csgmcmc": CSGMCMC(n_chains=8, n_draws=80, n_steps=500, batch_size=20),

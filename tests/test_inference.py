@@ -68,7 +68,10 @@ def test_conjugate_linear_model(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_seed_decides(name):
     target = linear_model().log_posterior
-    first, again, other = (run(name, target, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        METHOD_SETTINGS[name].run(target, None, Streams(seed, METHOD_SETTINGS[name].chain_count()))
+        for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first.draws, again.draws)
     for key, values in first.stats.items():
         np.testing.assert_array_equal(values, again.stats[key])
@@ -78,7 +81,7 @@ def test_the_seed_decides(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_global_random_states_and_the_method_are_left_alone(name):
-    method = clone(TARGET_SETTINGS[name])
+    method = clone(METHOD_SETTINGS[name])
     before, attributes = method.get_params(), set(vars(method))
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
