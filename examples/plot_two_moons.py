@@ -34,6 +34,7 @@ SHORT = {
     "n_chains": 4,
     "n_warmup": 100,
     "n_draws": 50,
+    "n_steps": 20,
     "max_epochs": 300,
 }
 OWN = {
@@ -44,6 +45,10 @@ OWN = {
     "mala": {"thin": 10},
     "nuts": {"n_draws": 30, "max_tree_depth": 5},
     "mclmc": {"n_leapfrog": 20},
+    "csgmcmc": {"n_steps": 500},
+    "ep": {"max_epochs": 20},
+    "swag": {"max_epochs": None},
+    "multiswag": {"max_epochs": None},
     "dropout": {"rate": 0.05, "n_draws": 100, "max_epochs": 1000},
 }
 
