@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skbayes.model import LogPosterior
+from skbayes.model.out_of_core import OutOfCoreLogPosterior
 
 N_ROWS = 1000
 """Rows at most on which ``train_loss`` is computed."""
@@ -48,7 +49,9 @@ class WatchedLogPosterior(LogPosterior):
     @classmethod
     def of(cls, target: LogPosterior) -> WatchedLogPosterior:
         """The same posterior, watched; copies of it share what is remembered."""
-        out = cls.__new__(cls)
+        on_disk = isinstance(target, OutOfCoreLogPosterior)
+        kind = WatchedOutOfCoreLogPosterior if on_disk else cls
+        out = kind.__new__(kind)
         out.__dict__.update(target.__dict__)
         out.last_theta = [None]
         return out
@@ -56,6 +59,10 @@ class WatchedLogPosterior(LogPosterior):
     def _evaluate(self, theta, with_value):
         self.last_theta[0] = theta
         return super()._evaluate(theta, with_value)
+
+
+class WatchedOutOfCoreLogPosterior(WatchedLogPosterior, OutOfCoreLogPosterior):
+    """The same for rows that are not in memory."""
 
 
 class Listener:

@@ -68,6 +68,12 @@ class RowsOnDisk:
         """The same rows as the network sees them."""
         return RowsOnDisk(self.source, scaler)
 
+    def flat(self) -> RowsOnDisk:
+        """The same rows, unscaled, each as a vector."""
+        out = RowsOnDisk(self.source, _Flat())
+        out.shape = (len(self), int(np.prod(self.shape[1:])))
+        return out
+
     def parts(self):
         """Slices that cover all rows."""
         for start in range(0, len(self), PART_ROWS):
@@ -79,6 +85,13 @@ class RowsOnDisk:
         for rows in self.parts():
             out.update(np.ascontiguousarray(self[rows]).data)
         return {"shape": self.shape, "hash": out.hexdigest()}
+
+
+class _Flat:
+    """Makes vectors of rows; stands where a scaler does."""
+
+    def transform(self, X: np.ndarray) -> np.ndarray:
+        return X.reshape(len(X), -1)
 
 
 def open_rows(estimator, X: Any, y: Any, checks: dict[str, Any], reset: bool):

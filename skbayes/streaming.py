@@ -76,8 +76,9 @@ class StreamingMixin(BaseEstimator):
 
         The first call is `fit` on its rows, and fixes scalers and starting points: give it some
         hundred rows at least. Each later call adds its rows to those seen before and moves the
-        chains for as many steps as a pass over the new rows has, on minibatches of old and new
-        ones. Up to 100,000 rows are remembered; of more a uniform sample is, and the posterior is
+        chains for at least as many steps as a pass over the new rows has (for more where step
+        sizes have fallen), on minibatches of old and new ones. Up to 100,000 rows are remembered;
+        of more a uniform sample is, and the posterior is
         that given the sample. The last ``n_draws`` draws of each chain are kept, the older of
         which were made with fewer rows.
 
@@ -118,23 +119,26 @@ class StreamingMixin(BaseEstimator):
         kept = getattr(self, "_reservoir", None)
         if kept is None or not again:
             kept = Reservoir(X[:0], y[:0], np.empty(0), 0, seed)
+        before = len(kept.y)
         kept = kept.add(X, y)
         data = self._prepare(kept.X, kept.y, None, again, seed, classes)
         state = None
         if again:
             factor = self._weight_seen / data.target.total_weight
-            before, now = len(self._reservoir.y), len(kept.y)
-            factor *= method.share_for_noise(now) / method.share_for_noise(before)
+            factor *= method.share_for_noise(len(kept.y)) / method.share_for_noise(before)
             state = {**self.posterior_.state}
             state["groups"] = [_with_rates(group, factor) for group in state["groups"]]
             steps = method.steps_of_a_pass(n_new)
             few = min(n_draws, steps)
-            method = clone(method).set_params(n_draws=few, n_steps=steps // few)
+            method = clone(method).set_params(n_draws=few, n_steps=-(-steps // few))
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
-            with torch.no_grad():
+            with (
+                torch.no_grad(),
+                self._listening(data.target, bar, kept.X, kept.y) as (watched, on_step),
+            ):
                 posterior = run_method(
-                    method, data.target, None, seed, bar, n_jobs=self.n_jobs, state=state
+                    method, watched, None, seed, on_step, n_jobs=self.n_jobs, state=state
                 )
         finally:
             bar.close()
@@ -163,6 +167,11 @@ class StreamingMixin(BaseEstimator):
                 "partial_fit goes on with the rows that it was given itself, but this model was "
                 "fitted by fit; begin with partial_fit on a clone."
             )
+        if self.posterior_.state is None:
+            raise ValueError(
+                "partial_fit cannot go on, since the first call was interrupted before its chains "
+                "began; begin with a clone."
+            )
         n_chains = self.posterior_.n_chains
         if n_chains != method.n_chains:
             raise ValueError(
@@ -175,6 +184,9 @@ def _with_rates(group: dict, factor: float) -> dict:
     """The state of a group of chains whose steps on the log posterior are multiplied."""
     kernel = dict(group["kernel"])
     kernel["rate"] = (kernel["rate"] * factor).astype(kernel["rate"].dtype)
+    if "velocity" in kernel:  # whose variance is the step size times the temperature
+        velocity = kernel["velocity"]
+        kernel["velocity"] = (velocity * factor**0.5).astype(velocity.dtype)
     return {**group, "kernel": kernel}
 
 

@@ -16,9 +16,14 @@ from skbayes.base_classifier import BayesianClassifier
 from skbayes.base_regressor import BayesianRegressor
 from skbayes.model import Layout, LogPosterior, ModuleNetwork, ModuleSource, TensorInputs
 from skbayes.model.module_source import accepted_params
+from skbayes.model.out_of_core import OutOfCoreInputs
 from skbayes.module_params import PREFIX, ModuleParams
 from skbayes.posterior import Posterior
+from skbayes.rows_on_disk import RowsOnDisk
 from skbayes.validation import Standardizer
+
+STATISTICS_ROWS = 20_000
+"""Rows on disk that the statistics of batch normalisation are estimated from."""
 
 
 class TensorStandardizer(Standardizer):
@@ -29,7 +34,10 @@ class TensorStandardizer(Standardizer):
 
     def fit(self, X, weight=None):
         """Take the moments of X (n, ...)."""
-        return super().fit(X.reshape(len(X), -1), weight) if self.active else self
+        if not self.active:
+            return self
+        rows = X.flat() if isinstance(X, RowsOnDisk) else X.reshape(len(X), -1)
+        return super().fit(rows, weight)
 
     def transform(self, X):
         """Bring X (n, ...) to the scale of the fit."""
@@ -138,14 +146,21 @@ class _ModuleMixin(ModuleParams, BayesianEstimator):
         return Listener(self, target, bar, X, y)
 
     def _add_buffers(self, posterior: Posterior, target: LogPosterior) -> None:
-        """Estimate the statistics of batch normalisation for every draw."""
+        """Estimate the statistics of batch normalisation for every draw.
+
+        From all rows; where they are not in memory, from some thousand that are evenly spread.
+        """
         layout: Layout = target.layout
         if not layout.n_buffers:
             return
+        inputs = target.inputs
+        if isinstance(inputs, OutOfCoreInputs):
+            some = np.linspace(0, target.n - 1, min(target.n, STATISTICS_ROWS))
+            inputs = inputs.take(some.round().astype(int))
         flat = torch.as_tensor(posterior.flat, dtype=target.dtype, device=target.device)
         with torch.no_grad():
             weights = layout.for_forward(flat)
-            buffers = target.network.statistics(weights, target.inputs).cpu().numpy()
+            buffers = target.network.statistics(weights, inputs).cpu().numpy()
         shape = (posterior.n_chains, posterior.n_draws, layout.n_buffers)
         posterior.draws = np.concatenate([posterior.draws, buffers.reshape(shape)], 2)
 

@@ -41,7 +41,10 @@ class GaussianTarget:
         precision = np.linalg.inv(self.cov).reshape(-1, self.n_params, self.n_params)
         self._precision = torch.as_tensor(precision, dtype=dtype)
         self.layout = SimpleNamespace(
-            n_params=self.n_params, network=None, constrain=lambda theta: {"theta": theta}
+            n_buffers=0,
+            n_params=self.n_params,
+            network=None,
+            constrain=lambda theta: {"theta": theta},
         )
 
     def __call__(self, theta):

@@ -16,7 +16,7 @@ from skorch.callbacks import (
 )
 
 from skbayes import BayesianModuleClassifier, BayesianModuleRegressor
-from skbayes.inference import HMC, MAP, Ensemble
+from skbayes.inference import HMC, MAP, SGLD, Ensemble
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 ADAM = MAP(solver="adam", max_epochs=6)
@@ -135,3 +135,13 @@ def test_wrong_callbacks(callbacks, message, binary):
 def test_callbacks_do_not_follow_processes(binary):
     with pytest.raises(ValueError, match="n_jobs=2 is not allowed with callbacks"):
         fit(binary, [EpochTimer()], n_jobs=2)
+
+
+def test_partial_fit_tells_callbacks(curve):
+    diary = Diary()
+    method = SGLD(n_chains=1, n_warmup=1, n_draws=3, n_steps=3, init=ADAM)
+    model = BayesianModuleRegressor(Small, method=method, callbacks=[diary], random_state=0)
+    model.partial_fit(*curve)
+    model.partial_fit(*curve)
+    assert [event[0] for event in diary.events_].count("train end") == 1
+    assert len(model.history_) >= 1

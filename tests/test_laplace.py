@@ -11,8 +11,8 @@ from scipy.special import expit
 from sklearn.base import clone
 from sklearn.datasets import make_moons
 
-from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
-from skbayes.inference import MAP, Laplace, Streams
+from skbayes import BayesianMLPClassifier, BayesianMLPRegressor, BayesianModuleRegressor
+from skbayes.inference import MAP, ConstantSGD, Laplace, Streams
 from skbayes.inference.laplace_posterior import normal_points
 from skbayes.model import (
     Bernoulli,
@@ -23,6 +23,7 @@ from skbayes.model import (
     Normal,
     NormalPrior,
 )
+from skbayes.model.covariance import BLOCK, block_rows
 from skbayes.model.tangent import ModuleTangent, tangent
 
 FIXED = {"tune_prior": None, "n_draws": 50}
@@ -476,3 +477,26 @@ class _Wrapped:
             "parameters",
         ):
             setattr(self, name, getattr(network, name))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_modules_moments_blocks_and_batch_normalisation():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3)).astype(np.float32)
+    y = X[:, 0] + 0.1 * rng.normal(size=40)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    method = Laplace(tune_prior=None, n_draws=2000, init=MAP("adam", max_epochs=20))
+    reg = BayesianModuleRegressor(net, method=method, noise=0.1, random_state=0).fit(X, y)
+    mean, cov = reg.posterior_.function_moments(X)
+    assert mean.shape == (40, 1) and cov.shape == (40, 1, 1)
+    functions = reg._forward(reg.posterior_.flat, X)[:, 0]
+    np.testing.assert_allclose(functions.std(0), np.sqrt(cov[:, 0, 0]), rtol=0.1)
+    # the Jacobian of a module is made, so that all of its parameters count
+    network = reg._layout.network
+    for full in (True, False):
+        rows = block_rows(network, full)
+        assert rows * network.n_params * network.n_outputs <= BLOCK
+    normed = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), net[2])
+    for refusing in (method, ConstantSGD(init=MAP("adam", max_epochs=2))):
+        with pytest.raises(ValueError, match="batch normalisation"):
+            BayesianModuleRegressor(normed, method=refusing, random_state=0).fit(X, y)

@@ -9,9 +9,11 @@ from skbayes import (
     BayesianMLPClassifier,
     BayesianMLPRegressor,
     BayesianModuleClassifier,
+    BayesianModuleRegressor,
     rows_on_disk,
 )
 from skbayes.inference import MAP, METHODS, SGHMC, SGLD, minibatches
+from skbayes.model import TensorInputs
 from skbayes.rows_on_disk import RowsOnDisk
 
 METHOD = SGHMC(n_chains=2, n_warmup=3, n_draws=5, n_steps=20, batch_size=20, init=MAP(max_epochs=5))
@@ -167,3 +169,54 @@ def test_small_maps_are_loaded(table):
     reg = BayesianMLPRegressor((4,), method=MAP(max_epochs=5), random_state=0)
     one = reg.fit(X, y).posterior_.draws
     np.testing.assert_array_equal(one, reg.fit(np.array(X), y).posterior_.draws)
+
+
+class Normalised(torch.nn.Sequential):
+    """A module with batch normalisation."""
+
+    def __init__(self, n_inputs=3):
+        super().__init__(
+            torch.nn.Linear(n_inputs, 4),
+            torch.nn.BatchNorm1d(4),
+            torch.nn.Tanh(),
+            torch.nn.Linear(4, 1),
+        )
+
+
+@pytest.mark.usefixtures("small", "quiet")
+def test_batch_normalisation_and_scaling_of_modules(table):
+    X, y = table
+    method = SGLD(n_chains=1, n_warmup=1, n_draws=3, n_steps=5, init=MAP("adam", max_epochs=2))
+    kw = {"method": method, "standardize": True, "random_state": 0}
+    reg = BayesianModuleRegressor(Normalised, **kw).fit(X, y)
+    memory = BayesianModuleRegressor(Normalised, **kw).fit(np.array(X), y)
+    np.testing.assert_allclose(reg._scaler.mean, memory._scaler.mean, rtol=1e-6)
+    np.testing.assert_allclose(reg._scaler.scale, memory._scaler.scale, rtol=1e-6)
+    theta = torch.as_tensor(reg.posterior_.flat[:, : reg._layout.n_params])
+    rows = TensorInputs(reg._scaler.transform(np.array(X)), dtype=theta.dtype, device=theta.device)
+    expected = reg._layout.network.statistics(theta, rows).numpy()
+    found = reg.posterior_.flat[:, reg._layout.n_params :]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("small", "quiet")
+def test_callbacks_with_rows_on_disk(table):
+    """Passes over all rows, as for control variates, go through the disk when watched too."""
+    X, y = table
+    method = SGLD(
+        n_chains=1,
+        n_warmup=1,
+        n_draws=3,
+        n_steps=5,
+        control_variates=True,
+        init=MAP("adam", max_epochs=2),
+    )
+    net = torch.nn.Linear(3, 1)
+    kw = {"method": method, "random_state": 0}
+    alone = BayesianModuleRegressor(net, **kw).fit(X, y)
+    pytest.importorskip("skorch")
+    from skorch.callbacks import EpochTimer
+
+    watched = BayesianModuleRegressor(net, callbacks=[EpochTimer()], **kw).fit(X, y)
+    np.testing.assert_array_equal(alone.posterior_.draws, watched.posterior_.draws)
+    assert len(watched.history_) > 0

@@ -114,3 +114,34 @@ def test_sparse_rows(binary):
     clf = BayesianMLPClassifier((4,), method=SGHMC(**SHORT), random_state=0)
     clf.partial_fit(sp.csr_matrix(X[:30]), y[:30]).partial_fit(sp.csr_matrix(X[30:]), y[30:])
     assert clf.predict_proba(sp.csr_matrix(X)).shape == (60, 2)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_later_call_takes_a_pass_over_its_rows(curve):
+    X, y = curve
+    method = SGLD(
+        n_chains=1, n_warmup=1, n_draws=10, n_steps=3, batch_size=2, decay=0, init=MAP("adam")
+    )
+    reg = BayesianMLPRegressor((3,), method=method, random_state=0).partial_fit(X, y)
+
+    def taken():
+        return int(reg.posterior_.state["groups"][0]["kernel"]["t"])
+
+    before = taken()
+    reg.partial_fit(X[:38], y[:38])
+    assert taken() - before >= 19
+
+
+def test_velocities_fall_with_the_step_size():
+    kernel = {"rate": np.ones((1, 1), np.float32), "velocity": np.ones((1, 2), np.float32)}
+    new = streaming._with_rates({"kernel": kernel}, 0.25)["kernel"]
+    assert new["rate"] == 0.25 and new["velocity"].tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_nothing_to_go_on_from(curve):
+    method = SGLD(n_chains=1, n_warmup=1, n_draws=3, n_steps=3, init=MAP("adam", max_epochs=2))
+    reg = BayesianMLPRegressor((3,), method=method, random_state=0).partial_fit(*curve)
+    reg.posterior_.state = None  # as after Ctrl-C in the search for starting points
+    with pytest.raises(ValueError, match="interrupted before its chains began"):
+        reg.partial_fit(*curve)

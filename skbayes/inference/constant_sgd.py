@@ -102,6 +102,11 @@ class _ConstantSGDKernel(StochasticKernel):
     def __init__(self, method, log_posterior, theta):
         super().__init__(method, log_posterior, theta)
         n = log_posterior.n
+        if log_posterior.layout.n_buffers:
+            raise ValueError(
+                "ConstantSGD takes gradients of single rows, which batch normalisation does not "
+                "have: put it in eval mode, or take another normalisation."
+            )
         if method.batch_size is None:
             self.batch_size = int(np.clip(n // 20, 1, 200))
             if method.n_steps is None:

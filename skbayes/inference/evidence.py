@@ -142,7 +142,7 @@ def _shares(local: Local) -> Tensor:
     posterior = local.log_posterior
     weights, params, _ = posterior.layout.split(local.theta[0].double())
     sums = torch.zeros(posterior.likelihood.n_outputs, dtype=torch.float64, device=weights.device)
-    size = block_rows(posterior.network, full=True)
+    size = block_rows(posterior.network, True, local.last_layer)
     for rows, part in in_blocks(posterior.inputs, size):
         linear = tangent(posterior.network, weights, part, local.last_layer)
         variance = local.covariance.of_functions(linear).diagonal(dim1=0, dim2=1)  # (n, k)

@@ -142,6 +142,11 @@ class Laplace(Method):
                 "method='laplace' needs a prior that is normal with a fixed scale: pass "
                 "prior=NormalPrior(...) or None."
             )
+        if log_posterior.layout.n_buffers:
+            raise ValueError(
+                "method='laplace' needs outputs that are a function of one row: put the module's "
+                "batch normalisation in eval mode, or take another normalisation."
+            )
         hessian = self._form(log_posterior)
         last_layer = self.subset == "last_layer"
         learned = getattr(log_posterior.likelihood, "learned", False)

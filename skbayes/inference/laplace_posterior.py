@@ -11,7 +11,9 @@ from torch import Tensor
 
 from skbayes.model.covariance import Covariance, block_rows
 from skbayes.model.inputs import Inputs
+from skbayes.model.network import MLPNetwork
 from skbayes.model.tangent import in_blocks, moving, tangent
+from skbayes.model.tensor_inputs import TensorInputs
 from skbayes.posterior import Posterior
 
 JITTER = 1e-12  # of a row's covariance, so that it has a root where its outputs depend
@@ -70,7 +72,7 @@ class LaplacePosterior(Posterior):
 
         Parameters
         ----------
-        X : {ndarray, CSR matrix} of shape (n, n_features)
+        X : {ndarray, CSR matrix} of shape (n, ...)
             Rows as the network sees them (standardised).
 
         Returns
@@ -80,8 +82,13 @@ class LaplacePosterior(Posterior):
         cov : ndarray of shape (n, n_outputs, n_outputs)
             Without the noise of a regression.
         """
-        scale = self.layout.network.input_scale
-        inputs = Inputs(X, dtype=torch.float64, device=torch.device("cpu"), scale=scale)
+        network = self.layout.network
+        kw: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
+        inputs: Any
+        if isinstance(network, MLPNetwork):
+            inputs = Inputs(X, scale=network.input_scale, **kw)
+        else:
+            inputs = TensorInputs(X, **kw)
         weights = self._weights(inputs.device)
         means, covs = [], []
         for _, part in self._blocks(inputs, True):
@@ -114,7 +121,7 @@ class LaplacePosterior(Posterior):
         return self.layout.split(mode)[0]
 
     def _blocks(self, inputs: Inputs, jacobian: bool):
-        size = block_rows(self.layout.network, full=jacobian)
+        size = block_rows(self.layout.network, jacobian, self.last_layer)
         return in_blocks(inputs, size if jacobian else max(16, size // len(self.flat)))
 
 

@@ -28,12 +28,10 @@ class Minibatches:
         Of all rows.
     batch_size : int
         Rows of a step.
-    without : ndarray of shape (k,), optional
-        Rows on disk that are left out.
     """
 
-    def __init__(self, log_posterior, batch_size: int, without: np.ndarray | None = None) -> None:
-        self.whole, self.batch_size, self.without = log_posterior, batch_size, without
+    def __init__(self, log_posterior, batch_size: int) -> None:
+        self.whole, self.batch_size = log_posterior, batch_size
         self.on_disk = on_disk(log_posterior)
         self._window = -1
         if self.on_disk:
@@ -71,8 +69,6 @@ class Minibatches:
         blocks = np.array_split(shared.permutation(self._n_blocks), self._n_windows)[in_pass]
         rows = (np.sort(blocks)[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).reshape(-1)
         rows = rows[rows < self.whole.n]
-        if self.without is not None:
-            rows = rows[~np.isin(rows, self.without)]
         self._source = self.whole.rows(rows)
         self._source.n = self.whole.n  # what its minibatches stand for
         order = streams.child(WINDOWS + 1).child(window).permutation(len(rows))

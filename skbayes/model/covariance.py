@@ -6,17 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbayes.model.network import MLPNetwork
 from skbayes.model.pairs import paired, paired_inputs, pairs
 from skbayes.model.tangent import Tangent, gram
 
 BLOCK = 1 << 21  # numbers in the largest array of one block of rows
 
 
-def block_rows(network, full: bool) -> int:
+def block_rows(network, full: bool, last_layer: bool = False) -> int:
     """Rows of one block, so that its largest array has about `BLOCK` numbers.
 
-    With ``full`` the rows' Jacobians are made.
+    With ``full`` the rows' Jacobians are made; of a network whose layers are not known they always
+    are, unless only the last layer moves.
     """
+    if not (isinstance(network, MLPNetwork) or last_layer):
+        return max(1, BLOCK // (network.n_params * network.n_outputs))
     wide = max(max(layer.fan_in, layer.fan_out) for layer in network.layers)
     if full:  # of two layers' pairs of inputs, or of outputs
         sizes = sorted(max(layer.fan_in + 1, layer.fan_out) for layer in network.layers)

@@ -46,7 +46,7 @@ def gauss_newton(log_posterior, theta: Tensor, hessian: str, last_layer: bool) -
     kind = {"full": FullCurvature, "kron": KronCurvature, "diag": DiagonalCurvature}[hessian]
     network, likelihood = log_posterior.network, log_posterior.likelihood
     weights, params, _ = log_posterior.layout.split(theta.double())
-    size = block_rows(network, full=hessian == "full")
+    size = block_rows(network, full=hessian == "full", last_layer=last_layer)
     out: Curvature = kind(network, last_layer, weights)
     for rows, part in in_blocks(log_posterior.inputs, size):
         local = tangent(network, weights, part, last_layer)
