@@ -47,7 +47,7 @@ METHOD_SETTINGS = {
     "sghmc": SGHMC(**_STEPS),
     "sgnht": SGNHT(**_STEPS),
     "csgmcmc": CSGMCMC(
-        n_chains=2, n_draws=10, draws_per_cycle=5, n_steps=20, init=MAP(max_epochs=10)
+        n_chains=2, n_draws=10, draws_per_cycle=5, n_steps=40, init=MAP(max_epochs=10)
     ),
     "constant_sgd": ConstantSGD(**_STEPS),
     "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),

@@ -185,7 +185,8 @@ class _ConstantSGDKernel(StochasticKernel):
     def _see(self, streams) -> None:
         """Average the covariance of the gradients of some rows into V."""
         n = self.log_posterior.n
-        size = min(n, NOISE_ROWS)
+        # fewer where theta is so long that their gradients would fill the memory
+        size = min(n, int(np.clip((1 << 26) // self.theta.numel(), 2, NOISE_ROWS)))
         rows = np.stack([g.choice(n, size, replace=False) for g in streams.generators])
         n_chains, d = self.theta.shape
         # as many chains as rows, with a minibatch of one row each

@@ -76,6 +76,14 @@ class CSGMCMC(StochasticMethod):
         super().check()
         self._require("draws_per_cycle")
         self._require("exploration", kind=(int, float), low=0, high=0.99)
+        if self.n_steps is not None:
+            left = self.n_steps - round(self.exploration * self.n_steps)
+            if left < self.draws_per_cycle:
+                raise ValueError(
+                    f"CSGMCMC: draws_per_cycle={self.draws_per_cycle!r} is not allowed; with "
+                    f"n_steps={self.n_steps!r} and exploration={self.exploration!r} a cycle has "
+                    f"{left} steps to draw in."
+                )
 
     def _kernel(self, log_posterior, theta):
         return _CyclicalKernel(self, log_posterior, theta)

@@ -35,14 +35,17 @@ class SGLD(StochasticMethod):
     batch_size : int or None, default=None
         Rows per step, drawn anew for every chain; None is 200, or all where there are fewer.
     learning_rate : float or None, default=None
-        The number a: the first step, as one of gradient descent on the mean loss per row. None is a
+        The number a: the first step, as one of gradient descent on the mean loss per row (whose
+        drift is half of it, as the equation has it). None is a
         fifth of the inverse of the mean loss's largest curvature at each chain's start, times
         2 batch / n where that is less than one (not with control variates): larger steps let the
         noise of minibatches widen the draws.
     decay : float, default=0.55
         The exponent gamma; 0 keeps the step constant.
-    decay_steps : int, default=1000
-        The number b of steps after which the decay sets in.
+    decay_steps : int or None, default=None
+        The number b of steps after which the decay sets in; None is as many as the warm-up would
+        take without it, or an iteration where there is none. The steps that an iteration takes grow
+        with the time that has passed, the more so the smaller b and the larger gamma are.
     temperature : float, default=1.0
         T: draws are from the posterior to the power 1 / T.
     control_variates : bool, default=False
@@ -64,7 +67,7 @@ class SGLD(StochasticMethod):
         batch_size=None,
         learning_rate=None,
         decay=0.55,
-        decay_steps=1000,
+        decay_steps=None,
         temperature=1.0,
         control_variates=False,
         init=None,
@@ -85,7 +88,7 @@ class SGLD(StochasticMethod):
         """Check the parameters, see `Method.check`."""
         super().check()
         self._require("decay", kind=(int, float), low=0, high=1)
-        self._require("decay_steps")
+        self._require("decay_steps", or_in=(None,))
 
     def _kernel(self, log_posterior, theta):
         return _SGLDKernel(self, log_posterior, theta)
@@ -126,7 +129,7 @@ class PSGLD(SGLD):
         batch_size=None,
         learning_rate=None,
         decay=0.55,
-        decay_steps=1000,
+        decay_steps=None,
         temperature=1.0,
         control_variates=False,
         alpha=0.99,
@@ -160,8 +163,14 @@ class PSGLD(SGLD):
 
 
 class _SGLDKernel(StochasticKernel):
+    def __init__(self, method, log_posterior, theta):
+        super().__init__(method, log_posterior, theta)
+        self.decay_steps = getattr(method, "decay_steps", None)
+        if self.decay_steps is None:
+            self.decay_steps = self.n_steps * max(1, method.n_warmup)
+
     def size(self, t):
-        return (1.0 + t / self.method.decay_steps) ** -self.method.decay
+        return (1.0 + t / self.decay_steps) ** -self.method.decay
 
     def move(self, streams, epsilon):
         grad = self.gradient(self.batch(streams), self.theta)
