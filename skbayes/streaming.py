@@ -118,13 +118,13 @@ class StreamingMixin(BaseEstimator):
         kept = getattr(self, "_reservoir", None)
         if kept is None or not again:
             kept = Reservoir(X[:0], y[:0], np.empty(0), 0, seed)
+        before = len(kept.y)
         kept = kept.add(X, y)
         data = self._prepare(kept.X, kept.y, None, again, seed, classes)
         state = None
         if again:
             factor = self._weight_seen / data.target.total_weight
-            before, now = len(self._reservoir.y), len(kept.y)
-            factor *= method.share_for_noise(now) / method.share_for_noise(before)
+            factor *= method.share_for_noise(len(kept.y)) / method.share_for_noise(before)
             state = {**self.posterior_.state}
             state["groups"] = [_with_rates(group, factor) for group in state["groups"]]
             steps = method.steps_of_a_pass(n_new)
