@@ -389,6 +389,12 @@ def test_wrong_modules(name):
         network_of(module, X4[:8], 3, refuse="probabilities")
 
 
+def test_a_softmax_of_one_column_is_refused():
+    """It is always one: two classes take one logit, which ``n_outputs`` says to the class."""
+    with pytest.raises(ValueError, match="return logits"):
+        network_of(nn.Sequential(nn.Linear(4, 1), nn.Softmax(1)), X4, 1, refuse="probabilities")
+
+
 def test_logits_are_not_refused():
     for end in (nn.Identity(), nn.LogSoftmax(1), nn.ReLU()):
         network_of(nn.Sequential(nn.Linear(4, 3), end), X4, 3, refuse="probabilities")

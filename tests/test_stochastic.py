@@ -19,6 +19,7 @@ from skbayes.inference import (
     ConstantSGD,
     Streams,
 )
+from skbayes.inference.constant_sgd import _ConstantSGDKernel
 from skbayes.inference.stochastic import StochasticMethod
 
 STOCHASTIC = [name for name, cls in METHODS.items() if issubclass(cls, StochasticMethod)]
@@ -425,6 +426,27 @@ def test_constant_sgd_refuses(model, params, match, monkeypatch):
     method = ConstantSGD(n_chains=2, n_warmup=2, n_draws=2).set_params(**params)
     with pytest.raises(ValueError, match=match):
         draws(method, model)
+
+
+@pytest.mark.parametrize("rows", [2000, 30])
+@pytest.mark.parametrize("far", [1e8, np.inf, np.nan])
+def test_constant_sgd_takes_back_an_iteration_that_diverges(model, far, rows, monkeypatch):
+    """Also where it has not reached infinity yet: what is restored must be near the mode."""
+    monkeypatch.setattr("skbayes.inference.constant_sgd.CURVATURE_ROWS", rows)
+    step = _ConstantSGDKernel.move
+
+    def move(kernel, streams, epsilon):
+        step(kernel, streams, epsilon)
+        if kernel.t == 38:  # in the fourth of the iterations whose draws are kept
+            kernel.theta[1] = far
+
+    monkeypatch.setattr(_ConstantSGDKernel, "move", move)
+    method = ConstantSGD(n_chains=2, n_warmup=4, n_draws=6, n_steps=5, init=MAP(max_epochs=50))
+    posterior = draws(method, model)
+    assert np.abs(posterior.draws).max() < 5
+    assert (posterior.draws[1, 3] == posterior.draws[1, 2]).all()
+    assert (posterior.draws[0, 3] != posterior.draws[0, 2]).all()
+    assert any("not safe" in message for message in posterior.messages)
 
 
 # ------------------------------------------------------------------ all of them

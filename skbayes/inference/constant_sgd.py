@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from skbayes.inference.base import to_numpy
-from skbayes.inference.stochastic import StochasticKernel, StochasticMethod
+from skbayes.inference.stochastic import CURVATURE_ROWS, StochasticKernel, StochasticMethod
 
 MOST_PARAMS = 3000  # of a full preconditioner, whose matrices have that number squared
 SAFE = 0.5  # largest step on a curvature; from 2 on the iteration does not converge at all
 NOISE_ROWS = 100  # whose gradients are taken after each iteration of the warm-up
+EXCESS = 3.0  # nats per row that the log posterior falls in an iteration only where steps diverge
 
 
 class ConstantSGD(StochasticMethod):
@@ -156,7 +157,7 @@ class _ConstantSGDKernel(StochasticKernel):
         self.theta = self.theta + self.precondition(grad)
 
     def finish(self, stats, size):
-        good = torch.isfinite(self.theta).all(1, keepdim=True)
+        good = self._is_good()
         if not bool(good.all()):  # away from the mode the curvature may be larger
             self.theta = torch.where(good, self.theta, self.before)
             self.caution = torch.where(good, self.caution, 0.25 * self.caution)
@@ -166,6 +167,20 @@ class _ConstantSGDKernel(StochasticKernel):
         stats = super().finish(stats, size)
         del stats["step_size"]  # there are as many as parameters
         return stats
+
+    def _is_good(self):
+        """Whether the iteration's steps stayed near, (n_chains, 1); what diverges may be finite.
+
+        The log posterior of draws varies with the number of parameters, which is allowed.
+        """
+        target, n = self.log_posterior, self.log_posterior.n
+        if n > CURVATURE_ROWS:  # the same for all chains, from the first one's numbers
+            index = self.streams.child(2).generators[0].choice(n, CURVATURE_ROWS, replace=False)
+            target = target.minibatch(index)
+        rows = self.log_posterior.total_weight
+        allowed = EXCESS * rows + self.method.temperature * self.theta.shape[1]
+        near = target(self.theta) > target(self.before) - allowed
+        return torch.isfinite(self.theta).all(1, keepdim=True) & near[:, None]
 
     def precondition(self, vector):
         if self.full:

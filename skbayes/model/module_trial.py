@@ -105,7 +105,7 @@ def check_logits(module: nn.Module, weights: dict[str, Tensor], X: Tensor, outpu
     """Raise where the outputs (n, n_outputs) of a module are probabilities already.
 
     Several outputs that sum to one are. So is what stays between 0 and 1 however large the
-    weights are.
+    weights are, and a single output that is always one, as a softmax of one column is.
     """
     several = outputs.shape[1] > 1
     found = several and bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-5).all())
@@ -118,6 +118,7 @@ def check_logits(module: nn.Module, weights: dict[str, Tensor], X: Tensor, outpu
         values = torch.stack(tried)
         varies = bool((values.std(0) > 1e-9).any())
         found = varies and bool(((values >= 0) & (values <= 1)).all())
+        found = found or bool((values == 1).all())
     if found:
         raise ValueError(
             f"module {type(module).__name__} returns probabilities (they sum to one, or stay "
