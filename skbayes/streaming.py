@@ -20,6 +20,9 @@ from skbayes.posterior import Posterior
 from skbayes.progress import ProgressBar
 from skbayes.validation import check_n_jobs, draw_seed, resolve_method
 
+FEWEST_STEPS = 100
+"""Steps of a call at least, where the method does not say how many an iteration has."""
+
 MOST_KEPT = 100_000
 """Rows at most that are remembered."""
 
@@ -76,11 +79,10 @@ class StreamingMixin(BaseEstimator):
 
         The first call is `fit` on its rows, and fixes scalers and starting points: give it some
         hundred rows at least. Each later call adds its rows to those seen before and moves the
-        chains for at least as many steps as a pass over the new rows has (for more where step
-        sizes have fallen), on minibatches of old and new ones. Up to 100,000 rows are remembered;
-        of more a uniform sample is, and the posterior is
-        that given the sample. The last ``n_draws`` draws of each chain are kept, the older of
-        which were made with fewer rows.
+        chains on minibatches of old and new ones, for at least as many steps as a pass over the
+        new rows or an iteration (100, where ``n_steps`` is None) has. Up to 100,000 rows are
+        remembered; of more a uniform sample is, and the posterior is that given the sample. The
+        last ``n_draws`` draws of each chain are kept.
 
         Parameters
         ----------
@@ -124,11 +126,12 @@ class StreamingMixin(BaseEstimator):
         data = self._prepare(kept.X, kept.y, None, again, seed, classes)
         state = None
         if again:
-            factor = self._weight_seen / data.target.total_weight
+            more = data.target.total_weight / self._weight_seen
+            factor = 1.0 / more
             factor *= method.share_for_noise(len(kept.y)) / method.share_for_noise(before)
             state = {**self.posterior_.state}
-            state["groups"] = [_with_rates(group, factor) for group in state["groups"]]
-            steps = method.steps_of_a_pass(n_new)
+            state["groups"] = [_with_rates(group, factor, more) for group in state["groups"]]
+            steps = max(method.steps_of_a_pass(n_new), method.n_steps or FEWEST_STEPS)
             few = min(n_draws, steps)
             method = clone(method).set_params(n_draws=few, n_steps=-(-steps // few))
         bar = ProgressBar(self.verbose, type(self).__name__)
@@ -180,10 +183,13 @@ class StreamingMixin(BaseEstimator):
             )
 
 
-def _with_rates(group: dict, factor: float) -> dict:
-    """The state of a group of chains whose steps on the log posterior are multiplied."""
+def _with_rates(group: dict, factor: float, more: float) -> dict:
+    """Chains with steps multiplied by ``factor``, on data of ``more`` times the weight."""
     kernel = dict(group["kernel"])
     kernel["rate"] = (kernel["rate"] * factor).astype(kernel["rate"].dtype)
+    if "variance" in kernel:  # of the gradient of a minibatch, which stands for more rows
+        variance = kernel["variance"]
+        kernel["variance"] = (variance * more**2).astype(variance.dtype)
     if "velocity" in kernel:  # whose variance is the step size times the temperature
         velocity = kernel["velocity"]
         kernel["velocity"] = (velocity * factor**0.5).astype(velocity.dtype)

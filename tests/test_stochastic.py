@@ -457,7 +457,7 @@ def test_rows_without_weight_do_not_matter(name):
     """Nor does the scale of the weights to where a rate leads, see `StochasticMethod`."""
     model = linear_model(n=50, weighted=True)
     assert (model.weight == 0).any()
-    method = METHODS[name](n_chains=2, n_draws=4, n_steps=10, init=MAP(max_epochs=20))
+    method = METHODS[name](n_chains=2, n_draws=4, n_steps=60, init=MAP(max_epochs=20))
     if "n_warmup" in method.get_params():
         method.set_params(n_warmup=2)
     if "batch_size" in method.get_params():
