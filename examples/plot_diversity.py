@@ -108,5 +108,6 @@ plt.show()
 # On the right is why it matters. Averaging helps where networks make different mistakes, and it
 # gains more the more they disagree. Draws of ``hmc`` and members of ``anchored`` have the whole
 # width of the posterior, and of a wide prior at that: each alone is worse than a trained network,
-# and the average makes up for much of it. A method that reports little disagreement does not know
+# and the average makes up for much of it. So do those of ``laplace``, whose normal with a full
+# covariance is wider still than the posterior, for it does not bend with it. A method that reports little disagreement does not know
 # more than the others: it may only have looked at one mode.
