@@ -96,8 +96,8 @@ plt.show()
 # data their colours fade, because the networks that explain the data disagree there. Members of
 # ``anchored`` do the same with far fewer networks. Members of ``ensemble`` stop early, before their
 # boundaries bend much, and differ less. Methods that stay around one mode, such as ``dropout``,
-# widen its boundary a little and otherwise repeat it; ``swag``, ``multiswag`` and ``subspace`` start
-# from such early members and keep their straight boundary. Of chains on minibatches ``sghmc`` and
-# ``sgnht`` look like the exact samplers here, where a minibatch is nearly all rows; ``sglmc`` takes
-# steps that are too small to leave its start. ``laplace`` has tuned its prior, to a wider one.
-# ``ep`` with tanh units stays near the prior.
+# widen its boundary a little and otherwise repeat it; ``swag``, ``multiswag`` and ``subspace``
+# start from such early members and keep their straight boundary. Of the chains on minibatches,
+# ``sghmc`` and ``sgnht`` look like the exact samplers here, where a minibatch is all rows;
+# ``sglmc`` takes steps that are too small to leave its start. ``laplace`` has tuned its prior, to
+# a wider one. ``ep`` with tanh units stays near the prior.
