@@ -109,5 +109,5 @@ plt.show()
 # gains more the more they disagree. Draws of ``hmc`` and members of ``anchored`` have the whole
 # width of the posterior, and of a wide prior at that: each alone is worse than a trained network,
 # and the average makes up for much of it. So do those of ``laplace``, whose normal with a full
-# covariance is wider still than the posterior, for it does not bend with it. A method that reports little disagreement does not know
-# more than the others: it may only have looked at one mode.
+# covariance is wider still than the posterior, for it does not bend with it. A method that reports
+# little disagreement does not know more than the others: it may only have looked at one mode.
