@@ -235,7 +235,7 @@ def test_warm_start_starts_where_the_last_fit_stopped(binary):
     mode = model.posterior_.draws
     assert model.fit(X, y).n_iter_ < 30
     np.testing.assert_allclose(model.posterior_.draws, mode, atol=1e-2)
-    with pytest.raises(ValueError, match="classes that the first fit did not see"):
+    with pytest.raises(ValueError, match="classes that the first fit did not know"):
         model.fit(X, y + 5)
 
 

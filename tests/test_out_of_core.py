@@ -85,16 +85,6 @@ def test_a_pass_sees_every_row_once(n, monkeypatch):
     assert max(source.read) <= 20  # a window, never all
 
 
-def test_rows_left_out_are_never_seen(monkeypatch):
-    _, outside, _ = both("learned", monkeypatch)
-    without = np.array([0, 1, 2, 3, 17])
-    feed = Minibatches(outside, 4, without)
-    hidden = outside.y[0, 0, without].numpy()
-    for t in range(40):
-        window, index = feed.draw(Streams(0, 2), t)
-        assert not np.isin(window.minibatch(index).y.numpy(), hidden).any()
-
-
 def test_a_step_follows_from_the_seed_and_its_number(monkeypatch):
     _, outside, _ = both("learned", monkeypatch)
     one, other = Minibatches(outside, 4), Minibatches(outside, 4)
