@@ -10,6 +10,7 @@ from scipy import sparse, stats
 from scipy.special import expit
 from sklearn.base import clone
 from sklearn.datasets import make_moons
+from sklearn.exceptions import ConvergenceWarning
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor, BayesianModuleRegressor
 from skbayes.inference import MAP, ConstantSGD, Laplace, Streams
@@ -500,3 +501,9 @@ def test_modules_moments_blocks_and_batch_normalisation():
     for refusing in (method, ConstantSGD(init=MAP("adam", max_epochs=2))):
         with pytest.raises(ValueError, match="batch normalisation"):
             BayesianModuleRegressor(normed, method=refusing, random_state=0).fit(X, y)
+
+
+def test_a_single_mode_with_noise_of_its_own_is_warned_of(curve):
+    reg = BayesianMLPRegressor((3,), method=Laplace(n_draws=5, tune_prior=None), random_state=0)
+    with pytest.warns(ConvergenceWarning, match="set noise='learned'"):
+        reg.fit(*curve)

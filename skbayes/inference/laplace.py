@@ -172,6 +172,12 @@ class Laplace(Method):
                 ]
                 break
         assert best is not None
+        if getattr(log_posterior.likelihood, "heteroscedastic", False):
+            messages = [
+                *messages,
+                "A single mode with heteroscedastic noise passes close to some rows with next to "
+                "no noise there, and the normal around it is too narrow: set noise='learned'.",
+            ]
         return self._posterior(best, losses, messages, stopped, streams)
 
     def _tune(self, found: Local, hessian, streams, on_step):
