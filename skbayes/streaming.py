@@ -16,12 +16,10 @@ from sklearn.utils.validation import validate_data
 from skbayes.diagnostics import warnings_for
 from skbayes.inference import METHODS, Method
 from skbayes.inference.groups import run_method
+from skbayes.inference.stochastic import StochasticKernel
 from skbayes.posterior import Posterior
 from skbayes.progress import ProgressBar
 from skbayes.validation import check_n_jobs, draw_seed, resolve_method
-
-FEWEST_STEPS = 100
-"""Steps of a call at least, where the method does not say how many an iteration has."""
 
 MOST_KEPT = 100_000
 """Rows at most that are remembered."""
@@ -131,7 +129,9 @@ class StreamingMixin(BaseEstimator):
             factor *= method.share_for_noise(len(kept.y)) / method.share_for_noise(before)
             state = {**self.posterior_.state}
             state["groups"] = [_with_rates(group, factor, more) for group in state["groups"]]
-            steps = max(method.steps_of_a_pass(n_new), method.n_steps or FEWEST_STEPS)
+            steps = max(
+                method.steps_of_a_pass(n_new), method.n_steps or StochasticKernel.fewest_steps
+            )
             few = min(n_draws, steps)
             method = clone(method).set_params(n_draws=few, n_steps=-(-steps // few))
         bar = ProgressBar(self.verbose, type(self).__name__)

@@ -85,6 +85,12 @@ class ConstantSGD(StochasticMethod):
         self.temperature = temperature
         self.init = init
 
+    def rows_of_a_step(self, n_rows):
+        """The size of minibatches where there are so many rows."""
+        if self.batch_size is None:
+            return int(np.clip(n_rows // 20, 1, 200))
+        return super().rows_of_a_step(n_rows)
+
     def check(self):
         """Check the parameters, see `Method.check`."""
         super().check()
@@ -108,11 +114,6 @@ class _ConstantSGDKernel(StochasticKernel):
                 "ConstantSGD takes gradients of single rows, which batch normalisation does not "
                 "have: put it in eval mode, or take another normalisation."
             )
-        if method.batch_size is None:
-            self.batch_size = int(np.clip(n // 20, 1, 200))
-            if method.n_steps is None:
-                self.n_steps = self.default_steps()
-            self._feed()
         if method.batch_size is not None and self.batch_size >= n:
             raise ValueError(
                 f"ConstantSGD: batch_size={method.batch_size!r} is not allowed with {n} rows; it "

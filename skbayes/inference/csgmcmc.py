@@ -95,7 +95,7 @@ class _CyclicalKernel(_SGLDKernel):
     def __init__(self, method, log_posterior, theta):
         super().__init__(method, log_posterior, theta)
         if method.n_steps is None:
-            self.n_steps = max(500, 30 * -(-log_posterior.n // self.batch_size))
+            self.n_steps = max(500, 30 * method.steps_of_a_pass(log_posterior.n))
         self.draws = method.draws_per_cycle
         passes = self.n_steps * self.batch_size / log_posterior.n
         self.with_value = passes >= self.draws and not self.minibatches.on_disk

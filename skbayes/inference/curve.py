@@ -100,8 +100,7 @@ def train_curve(
             t = ((parts + streams.uniform(1)) / k).to(ends)
             rows = log_posterior
             if batch_size < n:
-                draw = [g.integers(n, size=batch_size) for g in streams.generators]
-                rows = log_posterior.minibatch(np.stack(draw))
+                rows = log_posterior.minibatch(streams.rows(n, batch_size))
             weight = 2 * t * (1 - t)
             theta = (1 - t) ** 2 * ends[:1] + weight * bend + t**2 * ends[1:]
             value, grad = rows.value_and_grad(theta)

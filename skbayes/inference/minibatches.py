@@ -50,8 +50,7 @@ class Minibatches:
         n = self.whole.n
         if self.batch_size >= n:
             return self.whole, None
-        rows = [g.integers(n, size=self.batch_size) for g in streams.generators]
-        return self.whole, np.stack(rows)
+        return self.whole, streams.rows(n, self.batch_size)
 
     def _draw_from_disk(self, streams, t: int) -> tuple[object, np.ndarray]:
         window, step = divmod(t, self._steps)

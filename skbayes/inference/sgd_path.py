@@ -201,7 +201,7 @@ def _follow(
         for k in range(n_snapshots):
             loss = torch.zeros(len(theta), dtype=torch.float64, device=theta.device)
             for _ in range(thin):
-                index = np.stack([g.integers(n, size=batch_size) for g in streams.generators])
+                index = streams.rows(n, batch_size)
                 value, grad = log_posterior.minibatch(index).value_and_grad(theta)
                 optimiser.step(theta, grad.mul(column), 1.0)
                 loss -= value / (thin * total_weight)

@@ -121,7 +121,7 @@ class StochasticKernel:
 
     def default_steps(self) -> int:
         """Steps of an iteration: a pass over the data, within bounds."""
-        one_pass = -(-self.log_posterior.n // self.batch_size)
+        one_pass = self.method.steps_of_a_pass(self.log_posterior.n)
         return int(np.clip(one_pass, self.fewest_steps, self.most_steps))
 
     def _feed(self) -> None:

@@ -68,6 +68,10 @@ class Streams:
         """A random order of n rows for every chain, (n_chains, n)."""
         return np.stack([g.permutation(n) for g in self.generators])
 
+    def rows(self, n: int, size: int) -> np.ndarray:
+        """Rows out of n at random, with repetition, for every chain, (n_chains, size)."""
+        return np.stack([g.integers(n, size=size) for g in self.generators])
+
     def _stack(self, draw, dtype, device) -> Tensor:
         block = np.stack([draw(g) for g in self.generators])
         return torch.as_tensor(block).to(dtype=dtype, device=device)
