@@ -164,22 +164,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             begin = None if theta0 is None else theta0.cpu().numpy()
             name = self._fingerprint(method, print_of_data, begin, state)
             store = Checkpoint(checkpoint, name)
-        bar = ProgressBar(self.verbose, type(self).__name__)
-        try:
-            with torch.no_grad(), self._listening(target, bar, X, data.y) as (watched, on_step):
-                posterior = run_method(
-                    method,
-                    watched,
-                    theta0,
-                    seed,
-                    on_step,
-                    n_jobs=self.n_jobs,
-                    state=state,
-                    checkpoint=store,
-                )
-        finally:
-            bar.close()
-        self._add_buffers(posterior, target)
+        posterior = self._run(method, data, theta0, seed, state=state, checkpoint=store)
         if posterior.state is not None:
             posterior.state.update(data=print_of_data, shape=X.shape)
         self._reservoir = None  # partial_fit goes on with what it has seen itself
@@ -188,10 +173,28 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         if posterior.log_evidence is not None:
             units = target.total_weight * self._log_unit()
             self.log_evidence_ = posterior.log_evidence - units
-        hint = f" (method='auto' took {method!r}.)" if auto else ""
-        for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
-            warnings.warn(message + hint, ConvergenceWarning, stacklevel=2)
+        self._warn(f" (method='auto' took {method!r}.)" if auto else "")
         return self
+
+    def _run(self, method, data: _Data, theta0, seed: int, **kwargs) -> Posterior:
+        """Run a method on checked data; the keywords are those of `run_method`."""
+        bar = ProgressBar(self.verbose, type(self).__name__)
+        listening = self._listening(data.target, bar, data.X, data.y)
+        try:
+            with torch.no_grad(), listening as (watched, on_step):
+                posterior = run_method(
+                    method, watched, theta0, seed, on_step, n_jobs=self.n_jobs, **kwargs
+                )
+        finally:
+            bar.close()
+        self._add_buffers(posterior, data.target)
+        return posterior
+
+    def _warn(self, hint: str = "") -> None:
+        """Tell whoever called `fit` what the posterior has to say of its convergence."""
+        posterior = self.posterior_
+        for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
+            warnings.warn(message + hint, ConvergenceWarning, stacklevel=3)
 
     def _prepare(self, X, y, sample_weight, again: bool, seed: int, classes=None) -> _Data:
         """Check the model and the data, and make the log posterior of both.

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from sklearn.base import BaseEstimator, clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from skbayes.diagnostics import warnings_for
 from skbayes.inference import METHODS, Method
-from skbayes.inference.groups import run_method
 from skbayes.inference.stochastic import StochasticKernel
 from skbayes.posterior import Posterior
-from skbayes.progress import ProgressBar
 from skbayes.validation import check_n_jobs, draw_seed, resolve_method
 
 MOST_KEPT = 100_000
@@ -134,26 +128,14 @@ class StreamingMixin(BaseEstimator):
             )
             few = min(n_draws, steps)
             method = clone(method).set_params(n_draws=few, n_steps=-(-steps // few))
-        bar = ProgressBar(self.verbose, type(self).__name__)
-        try:
-            with (
-                torch.no_grad(),
-                self._listening(data.target, bar, kept.X, kept.y) as (watched, on_step),
-            ):
-                posterior = run_method(
-                    method, watched, None, seed, on_step, n_jobs=self.n_jobs, state=state
-                )
-        finally:
-            bar.close()
-        self._add_buffers(posterior, data.target)
+        posterior = self._run(method, data, None, seed, state=state)
         if again:
             _put_before(self.posterior_, posterior, n_draws)
         if posterior.state is not None:
             posterior.state.update(data=None, shape=data.X.shape)
         self._reservoir, self._weight_seen = kept, data.target.total_weight
         self._store(posterior, data.inside, seed)
-        for message in [*posterior.messages, *warnings_for(self.diagnostics_, posterior.n_chains)]:
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        self._warn()
         return self
 
     def _check_streaming(self, method, again: bool) -> None:
