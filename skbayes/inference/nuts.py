@@ -11,6 +11,8 @@ from torch import Tensor
 from skbayes.inference.base import to_numpy
 from skbayes.inference.kernel import DIVERGENCE, ChainMethod, GradientKernel
 
+RUN = 16  # points of a tree that are made before they are looked at
+
 
 class NUTS(ChainMethod):
     r"""No-U-turn sampler (Hoffman and Gelman, 2014) with multinomial sampling.
@@ -111,6 +113,16 @@ class _Subtree(NamedTuple):
     diverging: np.ndarray
 
 
+class _Run(NamedTuple):
+    """Points of a trajectory in a row, of k chains."""
+
+    theta: Tensor  # (size, k, n_params)
+    momentum: Tensor
+    grad: Tensor
+    value: np.ndarray  # (size, k)
+    energy: np.ndarray
+
+
 class _NUTSKernel(GradientKernel):
     def step(self, streams, iteration):
         n_chains = len(self.theta)
@@ -149,15 +161,10 @@ class _NUTSKernel(GradientKernel):
 
             # both trees together: has the trajectory turned?
             old_sum = momenta[rows]
-            whole_sum = old_sum + new.momenta
             far = torch.where(ahead, ends[0][1][rows], ends[1][1][rows])  # of the old tree
-            near = begin[1]
-            turned = self._turned(
-                [whole_sum, old_sum + new.first, new.momenta + near],
-                [far, far, near],
-                [new.momentum, new.first, new.momentum],
-            )
-            momenta[rows] = whole_sum
+            both = (old_sum, new.momenta, far, begin[1], new.first, new.momentum)
+            turned = self._turned([both])[0]
+            momenta[rows] = old_sum + new.momenta
             for which, side in ((~forward, ends[0]), (forward, ends[1])):
                 some = torch.as_tensor(which).to(self.theta.device)
                 for k, part in enumerate((new.theta, new.momentum, new.grad)):
@@ -180,12 +187,14 @@ class _NUTSKernel(GradientKernel):
         """Build a new half of 2 ** depth points beyond one end of the trajectories.
 
         ``chains`` are the numbers of the k chains, ``begin`` their ends (theta, momentum, grad),
-        ``energy`` (k,) that of the trajectories' starts, ``uniform`` (k, 2 ** depth).
+        ``energy`` (k,) that of the trajectories' starts, ``uniform`` (k, 2 ** depth). Points are
+        made in runs of up to ``RUN``, and looked at when a run is done, all at once: what is left
+        of a run after a chain's tree has ended is in vain, but the looking costs far less.
         """
         k, device = len(chains), self.theta.device
         sign = np.where(forward, 1.0, -1.0)
         step = self.column(self.tuner.step_size[chains] * sign)
-        theta, momentum, grad = (part.clone() for part in begin)
+        theta, momentum, grad = begin
         momenta = torch.zeros_like(momentum)
         chosen_theta, chosen_grad = theta.clone(), grad.clone()
         chosen_value = np.zeros(k)
@@ -193,50 +202,47 @@ class _NUTSKernel(GradientKernel):
         acceptance, n_points = np.zeros(k), np.zeros(k, dtype=int)
         whole, diverging = np.ones(k, dtype=bool), np.zeros(k, dtype=bool)
         out = [torch.empty_like(theta) for _ in range(5)]  # of chains that leave the batch
-        first = momentum
         rows = np.arange(k)  # which of the k are still in the batch
+        size = min(1 << depth, RUN)
         kept: list[tuple[Tensor, Tensor, Tensor]] = [(momenta, momenta, momenta)] * (depth + 1)
-        for n in range(1 << depth):
-            previous = momentum
-            momentum = torch.addcmul(momentum, step, grad, value=0.5)
-            theta = theta + step * self.metric.velocity(momentum)
-            value, grad = self.log_posterior.value_and_grad(theta)
-            grad = grad.clone()
-            momentum.addcmul_(step, grad, value=0.5)
-            if n == 0:
-                first = momentum
-            error = energy[rows] - (self.metric.kinetic(momentum) - value).cpu().numpy()
-            error = np.where(np.isfinite(error), error, -np.inf)
-            acceptance[rows] += np.exp(np.minimum(error, 0.0))
-            n_points[rows] += 1
-            log_weight[rows] = np.logaddexp(log_weight[rows], error)
-            # uniformly progressive: the new point with its share of the weight so far
+        for n in range((1 << depth) // size):
+            run = self._follow(theta, momentum, grad, step, size)
+            error = energy[rows] - run.energy
+            error = np.where(np.isfinite(error), error, -np.inf)  # (size, rows)
+            sums = torch.cumsum(run.momentum, 0)
+            diverges = _first(error < -DIVERGENCE)
+            ends = np.minimum(diverges, self._first_turn(run.momentum, sums))
+            seen = np.arange(size)[:, None] <= ends
+            acceptance[rows] += (np.exp(np.minimum(error, 0.0)) * seen).sum(0)
+            n_points[rows] += seen.sum(0)
+            diverging[rows] = diverges == np.minimum(ends, size - 1)
+            # uniformly progressive: a new point with its share of the weight so far
+            weights = np.logaddexp.accumulate(np.concatenate([log_weight[rows][None], error]))
             with np.errstate(invalid="ignore"):
-                takes = uniform[rows, n] < np.exp(error - log_weight[rows])
-            if takes.any():
-                into = torch.as_tensor(rows[takes]).to(device)
-                some = torch.as_tensor(takes).to(device)
-                chosen_theta[into], chosen_grad[into] = theta[some], grad[some]
-                chosen_value[rows[takes]] = value.cpu().numpy()[takes]
-            before = momenta
-            momenta = momenta + momentum
-            ended = error < -DIVERGENCE
-            diverging[rows] = ended
+                share = np.exp(error - weights[1:])
+                takes = seen & (uniform[rows, n * size : (n + 1) * size].T < share)
+            log_weight[rows] = weights[-1]
+            some = np.flatnonzero(takes.any(0))
+            if len(some):
+                last = size - 1 - np.argmax(takes[::-1, some], axis=0)
+                into, at, of = (torch.as_tensor(i).to(device) for i in (rows[some], last, some))
+                chosen_theta[into], chosen_grad[into] = run.theta[at, of], run.grad[at, of]
+                chosen_value[rows[some]] = run.value[last, some]
+            here = (run.momentum[0], momenta, momentum)
+            if n == 0:
+                first = run.momentum[0]
+            theta, momentum, grad = run.theta[-1], run.momentum[-1], run.grad[-1]
+            momenta = momenta + sums[-1]
+            ended = ends < size
             level = (n >> 1).bit_count()
             if n % 2 == 0:
-                kept[level] = (momentum, before, previous)
+                kept[level] = here
             else:
-                # sub-trees that end here: the shortest starts at the point kept last
+                # sub-trees of several runs that end here: the shortest starts at the run kept last
                 n_trees = (~n & (n + 1)).bit_length() - 1
                 for i in range(level, level - n_trees, -1):
-                    begins, sum_before, _ = kept[i]
-                    sums, left, right = [momenta - sum_before], [begins], [momentum]
-                    if i < level:
-                        middle, sum_middle, ends = kept[i + 1]
-                        sums += [sum_middle - sum_before + middle, momenta - sum_middle + ends]
-                        left += [begins, ends]
-                        right += [middle, momentum]
-                    ended |= self._turned(sums, left, right)
+                    middle = kept[i + 1] if i < level else here
+                    ended |= self._turned([_tree(kept[i], middle, momentum, momenta)]).any(0)
             if ended.any():
                 whole[rows[ended]] = False
                 stays = torch.as_tensor(~ended).to(device)
@@ -266,10 +272,76 @@ class _NUTSKernel(GradientKernel):
             diverging,
         )
 
-    def _turned(self, sums: list[Tensor], left: list[Tensor], right: list[Tensor]) -> np.ndarray:
-        """Whether any of some pieces of the trajectories has turned back, (k,) of bool."""
-        velocity = self.metric.velocity(torch.cat(sums))
-        a = torch.linalg.vecdot(velocity, torch.cat(left))
-        b = torch.linalg.vecdot(velocity, torch.cat(right))
-        turned = torch.minimum(a, b).view(len(sums), -1) <= 0
-        return turned.any(0).cpu().numpy()
+    def _follow(self, theta, momentum, grad, step, size) -> _Run:
+        """Make ``size`` leapfrog steps from the given points, (k, n_params) each."""
+        shape = (size, *theta.shape)
+        thetas, momenta, grads = (theta.new_empty(shape) for _ in range(3))
+        values = []
+        p = torch.addcmul(momentum, step, grad, value=0.5)  # half a step ahead of theta
+        for i in range(size):
+            torch.addcmul(theta, step, self.metric.velocity(p), out=thetas[i])
+            theta = thetas[i]
+            value, by_theta = self.log_posterior.value_and_grad(theta)
+            values.append(value)
+            grads[i] = by_theta
+            momenta[i] = p
+            p.addcmul_(step, by_theta)
+        momenta.addcmul_(step, grads, value=0.5)
+        value = torch.stack(values).cpu().numpy()
+        kinetic = self.metric.kinetic(momenta.flatten(0, 1)).cpu().numpy().reshape(value.shape)
+        return _Run(thetas, momenta, grads, value, kinetic - value)
+
+    def _first_turn(self, momentum: Tensor, sums: Tensor) -> np.ndarray:
+        """Where the first balanced sub-tree of a run that has turned ends, (k,).
+
+        ``momentum`` and its running sums are (size, k, n_params); chains without such a sub-tree
+        get ``size``.
+        """
+        size = len(momentum)
+        trees, ends = [], []
+        width = 2
+        while width <= size:
+            half = width // 2
+            first, last = momentum[::width], momentum[width - 1 :: width]
+            end_left, middle = momentum[half - 1 :: width], momentum[half::width]
+            before = sums[::width] - first
+            left = sums[half - 1 :: width] - before
+            right = sums[width - 1 :: width] - before - left
+            trees.append((left, right, first, end_left, middle, last))
+            ends.append(np.arange(width - 1, size, width))
+            width *= 2
+        if not trees:
+            return np.full(momentum.shape[1], size)
+        end = np.concatenate(ends)[:, None]
+        return np.where(self._turned(trees), end, size).min(0)
+
+    def _turned(self, trees: list[_Tree]) -> np.ndarray:
+        """Whether each of some trees has turned back, (n_trees, k) of bool.
+
+        A tree is checked as a whole, and each half of it together with the first point of the
+        other.
+        """
+        left, right, first, end_left, middle, last = (
+            torch.cat([part.reshape(-1, *part.shape[-2:]) for part in parts])
+            for parts in zip(*trees, strict=True)
+        )
+        pieces = torch.stack([left + right, left + middle, right + end_left])
+        velocity = self.metric.velocity(pieces.flatten(0, 2)).view(pieces.shape)
+        begins, ends = torch.stack([first, first, end_left]), torch.stack([last, middle, last])
+        a, b = torch.linalg.vecdot(velocity, begins), torch.linalg.vecdot(velocity, ends)
+        return (torch.minimum(a, b) <= 0).any(0).cpu().numpy()
+
+
+# sums of the momenta of both halves, momentum of the first and the last point of both
+_Tree = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _tree(start, middle, last: Tensor, momenta: Tensor) -> _Tree:
+    """A tree of several runs, from what was kept of its first run and of its right half's."""
+    (first, before, _), (first_right, up_to_right, end_left) = start, middle
+    return up_to_right - before, momenta - up_to_right, first, end_left, first_right, last
+
+
+def _first(true: np.ndarray) -> np.ndarray:
+    """Index of the first true entry of each column, or the number of rows."""
+    return np.where(true.any(0), true.argmax(0), len(true))

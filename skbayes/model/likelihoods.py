@@ -8,7 +8,7 @@ summed in float64, because a Metropolis step needs the difference of two large s
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -204,7 +204,7 @@ class Normal(Likelihood):
         self.heteroscedastic = isinstance(noise, str) and noise == "heteroscedastic"
         self.gain = 0.5 if self.heteroscedastic else 1.0  # of the raw parameters
         self.n_params = n_outputs if self.learned else 0
-        self._cache: dict[tuple, _FixedNoise] = {}
+        self._cache: dict[tuple, Any] = {}  # tensors made once per dtype and device
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cache": {}}
@@ -300,13 +300,16 @@ class Normal(Likelihood):
 
     def _scale(self, like: Tensor, axis: int) -> Tensor:
         """The scale of y, with the outputs along an axis."""
+        key = ("scale", like.dtype, like.device)
+        if key not in self._cache:
+            self._cache[key] = torch.as_tensor(self.scale, dtype=like.dtype, device=like.device)
         shape = [1] * like.dim()
         shape[axis] = -1
-        return torch.as_tensor(self.scale, dtype=like.dtype, device=like.device).view(shape)
+        return self._cache[key].view(shape)
 
     def _fixed(self, like: Tensor) -> _FixedNoise:
         """Constants of fixed noise as tensors, made once."""
-        key = (like.dtype, like.device)
+        key = ("noise", like.dtype, like.device)
         if key not in self._cache:
             noise = torch.as_tensor(self.noise, dtype=torch.float64, device=like.device)
             self._cache[key] = _FixedNoise(
