@@ -14,6 +14,9 @@ from skbayes.model.log_posterior import Density, LogPosterior
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import BoundNormal
 
+MOST_PRECISION = 1e6
+"""Sum of the rows' precisions up to which sums over them are made in float32."""
+
 
 def why_not(log_posterior) -> str | None:
     """What stands against integrating the output layer out; None if nothing does."""
@@ -102,13 +105,11 @@ class CollapsedLogPosterior(Density):
         self._half_precision = torch.as_tensor(-0.5 * of_rest, **exact)
         self._minus_precision = torch.as_tensor(-of_rest, dtype=self.dtype, **on_device)
         self._constant = -float(np.log(scales).sum()) - 0.5 * LOG_2PI * len(of_rest)
-        # Sums in float32 leave an error of about n / sigma^2 times its precision in A, next to S's.
-        self._small_noise, self._fixed_precision = True, None
+        self._fixed_precision = None
         if self.likelihood.heteroscedastic:
             self._fixed_precision = torch.ones((1, 1), **exact)
         elif not self.likelihood.learned:
             fixed = np.asarray(self.likelihood.noise) ** -2.0
-            self._small_noise = log_posterior.total_weight * fixed.max() > 1e6
             self._fixed_precision = torch.as_tensor(fixed, **exact)[None]
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
@@ -201,9 +202,9 @@ class CollapsedLogPosterior(Density):
         """
         k = self.k
         plain, rows, root, raw, sigma = self._features(z, chains, params)
-        wide = rows.double() if self._small_noise else rows
-        sums = torch.bmm(wide[:, k:], wide.mT).double()
         precision = self._precision(params)
+        wide = rows if self._is_noisy(root, precision) else rows.double()
+        sums = torch.bmm(wide[:, k:], wide.mT).double()
         if k == 1:
             matrix = (sums[:, :, 1:] * precision[:, :, None])[:, None]
         else:
@@ -220,6 +221,15 @@ class CollapsedLogPosterior(Density):
         if self._fixed_precision is None:
             return self.likelihood.noise_std(params.double(), 1) ** -2
         return self._fixed_precision
+
+    def _is_noisy(self, root: Tensor | None, precision: Tensor) -> bool:
+        """Whether A may be summed in float32, whose error has to stay far below the prior's part.
+
+        It is about the sum of the rows' weights over the variances of their noise, times float32's
+        precision.
+        """
+        total = self.whole.total_weight if root is None else (root * root).sum(2).max()
+        return bool(total * precision.max() < MOST_PRECISION)
 
     def _features(
         self, z: Tensor, chains: slice, params: Tensor
