@@ -151,7 +151,7 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
 def ess_bulk(values: np.ndarray) -> np.ndarray:
     """Bulk effective sample size (k,) of chains (n_chains, n_draws, k).
 
-    Vehtari et al. (2021, section 4): that of the normal scores of the ranks of the chains' halves.
+    Vehtari et al. (2021): that of the normal scores of the ranks of the chains' halves.
     """
     halves = split_chains(values, 2)
     shape = (-1, *halves.shape[2:])
@@ -162,8 +162,8 @@ def ess_bulk(values: np.ndarray) -> np.ndarray:
 def ess_tail(values: np.ndarray) -> np.ndarray:
     """Tail effective sample size (k,) of chains (n_chains, n_draws, k).
 
-    Vehtari et al. (2021, section 4.3): the smaller of those of the indicators of lying below the 5 %
-    and the 95 % quantile.
+    Vehtari et al. (2021): the smaller of those of the indicators of lying below the 5 % and the
+    95 % quantile.
     """
     quantiles = np.quantile(values, (0.05, 0.95), axis=(0, 1))
     below = (split_chains(values <= quantile, 2) for quantile in quantiles)

@@ -19,8 +19,8 @@ def effective_size(values: np.ndarray) -> np.ndarray:
               + \hat\rho_{2k}, \qquad \text{ESS} = m n / \hat\tau,
 
     where the k-th pair is the first whose sum is not positive, and the last term counts where it is
-    positive (Vehtari et al., 2021, section 3.2, after Geyer, 1992). No ESS is over
-    :math:`m n \log_{10}(m n)`. All of it is that of Stan and ArviZ.
+    positive (Vehtari et al., 2021, after Geyer, 1992). No ESS is over :math:`m n \log_{10}(m n)`.
+    All of it is that of Stan and ArviZ.
 
     Parameters
     ----------
