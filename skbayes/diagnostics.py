@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from skbayes.effective_size import effective_size
 from skbayes.posterior import Posterior
 
 R_HAT_LIMIT = 1.1
@@ -66,8 +67,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
             out["r_hat_within_max"] = float(rank_r_hat(split_chains(values, WITHIN_PARTS)).max())
         if posterior.n_chains > 1:
             out["r_hat_between_max"] = float(rank_r_hat(values).max())
-        bulk = ess(values)
-        tail = ess(values, method="tail", prob=(0.05, 0.95))
+        bulk, tail = ess_bulk(values), ess_tail(values)
         out["ess_bulk_min"] = float(np.min(bulk))
         out["ess_bulk_median"] = float(np.median(bulk))
         out["ess_tail_min"] = float(np.min(tail))
@@ -75,7 +75,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     if "log_prob" in stats:
         log_prob = stats["log_prob"]
         out["r_hat_log_prob"] = float(split_r_hat(log_prob[:, :, None])[0])
-        out["ess_log_prob"] = float(ess(log_prob))
+        out["ess_log_prob"] = float(ess_bulk(log_prob[:, :, None])[0])
     if "acceptance" in stats:
         out["acceptance"] = float(stats["acceptance"].mean())
     if "diverging" in stats:
@@ -148,12 +148,26 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     return ndtri((rankdata(values, axis=-2) - 0.375) / (values.shape[-2] + 0.25))
 
 
-def ess(values: np.ndarray, method: str = "bulk", **kwargs) -> np.ndarray:
-    """Effective sample size of chains (n_chains, n_draws, ...), by arviz-stats."""
-    # imported here, since it takes matplotlib and xarray along where arviz-base is installed
-    from arviz_stats.base import array_stats
+def ess_bulk(values: np.ndarray) -> np.ndarray:
+    """Bulk effective sample size (k,) of chains (n_chains, n_draws, k).
 
-    return array_stats.ess(values, chain_axis=0, draw_axis=1, method=method, **kwargs)
+    Vehtari et al. (2021): that of the normal scores of the ranks of the chains' halves.
+    """
+    halves = split_chains(values, 2)
+    shape = (-1, *halves.shape[2:])
+    ranked = normal_scores(halves.reshape(-1, halves.shape[-1]))
+    return effective_size(ranked.reshape(halves.shape).reshape(shape))
+
+
+def ess_tail(values: np.ndarray) -> np.ndarray:
+    """Tail effective sample size (k,) of chains (n_chains, n_draws, k).
+
+    Vehtari et al. (2021): the smaller of those of the indicators of lying below the 5 % and the
+    95 % quantile.
+    """
+    quantiles = np.quantile(values, (0.05, 0.95), axis=(0, 1))
+    below = (split_chains(values <= quantile, 2) for quantile in quantiles)
+    return np.minimum(*(effective_size(b.reshape(-1, *b.shape[2:])) for b in below))
 
 
 def ess_within(values: np.ndarray) -> np.ndarray:
@@ -173,7 +187,7 @@ def ess_within(values: np.ndarray) -> np.ndarray:
     ndarray of shape (k,)
     """
     # a chain that never moves has no autocorrelation, but no effective draws either
-    return ess(normal_scores(values)) * (np.ptp(values, axis=1) > 0).mean(0)
+    return ess_bulk(normal_scores(values)) * (np.ptp(values, axis=1) > 0).mean(0)
 
 
 def e_bfmi(energy: np.ndarray) -> np.ndarray:

@@ -10,12 +10,15 @@ from skbayes.diagnostics import (
     R_HAT_LIMIT,
     diagnose,
     e_bfmi,
+    ess_bulk,
+    ess_tail,
     ess_within,
     rank_r_hat,
     split_chains,
     split_r_hat,
     warnings_for,
 )
+from skbayes.effective_size import effective_size
 from skbayes.posterior import Posterior
 
 
@@ -99,6 +102,24 @@ def test_r_hat_against_loops(n_draws):
             assert within[chain, j] == pytest.approx(r_hat_by_loops(quarters))
     expected = array_stats.rhat(values, chain_axis=0, draw_axis=1)
     np.testing.assert_allclose(split_r_hat(values), expected)
+
+
+@pytest.mark.parametrize("n_chains, n_draws", [(1, 4), (2, 6), (4, 8), (1, 10), (3, 60), (2, 500)])
+@pytest.mark.parametrize("a", [-0.9, 0.0, 0.5, 0.99])
+def test_effective_sizes_against_arviz(n_chains, n_draws, a):
+    """The same numbers, for chains of all kinds, rounded values and constants."""
+    values = np.concatenate([autoregression(a, n_chains, n_draws, seed) for seed in range(12)], 2)
+    values[:, :, 3] = np.round(values[:, :, 3])
+    values[:, :, 4] = 1.0
+    values[0, :, 5] += 5.0
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    with np.errstate(all="ignore"):
+        bulk = array_stats.ess(values, method="bulk", **axes)
+        tail = array_stats.ess(values, method="tail", prob=(0.05, 0.95), **axes)
+        plain = array_stats.ess(values, method="identity", **axes)
+    np.testing.assert_allclose(ess_bulk(values), bulk, rtol=1e-9)
+    np.testing.assert_allclose(ess_tail(values), tail, rtol=1e-9)
+    np.testing.assert_allclose(effective_size(values), plain, rtol=1e-9)
 
 
 def test_chains_are_cut_from_their_end():

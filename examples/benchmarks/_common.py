@@ -47,6 +47,22 @@ def load(data_dir: str | None, name: str) -> np.lib.npyio.NpzFile:
     return np.load(path, allow_pickle=False)
 
 
+def regression_rows(data_dir: str | None, name: str, split: int):
+    """Training rows, test rows, training targets, test targets, as they are."""
+    data = load(data_dir, f"uci_regression/{name}.npz")
+    X, y, test = data["X"], data["y"], data["test_mask"][split]
+    return X[~test], X[test], y[~test], y[test]
+
+
+def scores(mean, log_density, y, seconds: float) -> dict:
+    """RMSE and mean log predictive density of test rows."""
+    return {
+        "rmse": float(np.sqrt(np.mean((y - mean) ** 2))),
+        "lpd": float(np.mean(log_density)),
+        "seconds": seconds,
+    }
+
+
 class Runs:
     """Results of runs by key, kept in a file of JSON lines so that a stopped benchmark can go on.
 
@@ -84,6 +100,11 @@ def mean_and_error(values) -> tuple[float, float]:
     values = np.asarray(values, dtype=np.float64)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return float(values.mean()), float(error)
+
+
+def difference(first: list[dict], second: list[dict], score: str) -> tuple[float, float]:
+    """Mean over splits of the difference of a score, and its standard error."""
+    return mean_and_error([r[score] - s[score] for r, s in zip(first, second, strict=True)])
 
 
 def rounded(value: float, digits: int = 4) -> float | None:

@@ -24,7 +24,18 @@ from pathlib import Path
 
 import _one_core  # noqa: F401
 import numpy as np
-from _common import Runs, finish, installed, load, mean_and_error, parse, rounded, table
+from _common import (
+    Runs,
+    difference,
+    finish,
+    installed,
+    mean_and_error,
+    parse,
+    regression_rows,
+    rounded,
+    scores,
+    table,
+)
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -67,25 +78,10 @@ PEERS = {"numpyro": "numpyro", "bde": "bde"}  # and the modules that they need
 NOISE_FLOOR, NOISE_SHIFT, NOISE_SCALE = 0.003, math.log(math.expm1(0.3)), 1.5
 
 
-def rows_of(data_dir, name: str, split: int):
-    """Training rows, test rows, training targets, test targets, as they are."""
-    data = load(data_dir, f"uci_regression/{name}.npz")
-    X, y, test = data["X"], data["y"], data["test_mask"][split]
-    return X[~test], X[test], y[~test], y[test]
-
-
 def standardised(A, B, a):
     """Rows and targets by the training part's moments, and the moments of the targets."""
     x = StandardScaler().fit(A)
     return x.transform(A), x.transform(B), (a - a.mean()) / a.std(), a.mean(), a.std()
-
-
-def scores(mean, log_density, y, seconds: float) -> dict:
-    return {
-        "rmse": float(np.sqrt(np.mean((y - mean) ** 2))),
-        "lpd": float(np.mean(log_density)),
-        "seconds": seconds,
-    }
 
 
 def ours(data_dir, name: str, set_name: str, split: int, quick: bool) -> dict:
@@ -97,7 +93,7 @@ def ours(data_dir, name: str, set_name: str, split: int, quick: bool) -> dict:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    A, B, a, b = rows_of(data_dir, set_name, split)
+    A, B, a, b = regression_rows(data_dir, set_name, split)
     reg = BayesianMLPRegressor(random_state=split)
     if name != "default":
         settings = {**OURS[name], **(QUICK[name] if quick else {})}
@@ -120,7 +116,7 @@ def bde(data_dir, set_name: str, split: int) -> dict:
     from bde import BdeRegressor
     from bde.loss.loss import GaussianNLL
 
-    A, B, a, b = rows_of(data_dir, set_name, split)
+    A, B, a, b = regression_rows(data_dir, set_name, split)
     A, B, z, centre, scale = standardised(A, B, a)
     reg = BdeRegressor(**BDE, loss=GaussianNLL(), seed=split)
     start = time.process_time()
@@ -139,7 +135,7 @@ def numpyro(data_dir, set_name: str, split: int) -> dict:
     import numpyro.distributions as dist
     from numpyro.infer import MCMC, NUTS
 
-    A, B, a, b = rows_of(data_dir, set_name, split)
+    A, B, a, b = regression_rows(data_dir, set_name, split)
     A, B, z, centre, scale = standardised(A, B, a)
     x, x_new, y = (jnp.asarray(part, jnp.float32) for part in (A, B, z))
     shapes = {"w0": (x.shape[1], N_HIDDEN), "b0": (N_HIDDEN,), "w1": (N_HIDDEN,), "b1": ()}
@@ -167,11 +163,6 @@ def numpyro(data_dir, set_name: str, split: int) -> dict:
     mean, std = centre + scale * f, scale * np.asarray(noise(w["raw"]), dtype=float)[:, None]
     logs = -0.5 * ((b - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
     return scores(mean.mean(0), logsumexp(logs, axis=0) - np.log(len(logs)), b, seconds)
-
-
-def difference(first: list[dict], second: list[dict], score: str) -> tuple[float, float]:
-    """Mean over splits of the difference of a score, and its standard error."""
-    return mean_and_error([r[score] - s[score] for r, s in zip(first, second, strict=True)])
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ from skbayes.model.log_posterior import Density, LogPosterior
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import BoundNormal
 
+MOST_PRECISION = 1e6
+"""Sum of the rows' precisions up to which sums over them are made in float32."""
+
 
 def why_not(log_posterior) -> str | None:
     """What stands against integrating the output layer out; None if nothing does."""
@@ -102,13 +105,11 @@ class CollapsedLogPosterior(Density):
         self._half_precision = torch.as_tensor(-0.5 * of_rest, **exact)
         self._minus_precision = torch.as_tensor(-of_rest, dtype=self.dtype, **on_device)
         self._constant = -float(np.log(scales).sum()) - 0.5 * LOG_2PI * len(of_rest)
-        # Sums in float32 leave an error of about n / sigma^2 times its precision in A, next to S's.
-        self._small_noise, self._fixed_precision = True, None
+        self._fixed_precision = None
         if self.likelihood.heteroscedastic:
             self._fixed_precision = torch.ones((1, 1), **exact)
         elif not self.likelihood.learned:
             fixed = np.asarray(self.likelihood.noise) ** -2.0
-            self._small_noise = log_posterior.total_weight * fixed.max() > 1e6
             self._fixed_precision = torch.as_tensor(fixed, **exact)[None]
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
@@ -162,7 +163,7 @@ class CollapsedLogPosterior(Density):
             own = params[chains]
             found = self._solve(z, chains, own)
             if with_value or likelihood.learned:
-                squares = self._squares(found)
+                squares = self._squares(found, chains)
             if with_value:
                 values.append(self._value(found, squares, chains, own))
             if likelihood.heteroscedastic:
@@ -200,10 +201,12 @@ class CollapsedLogPosterior(Density):
         z is (chains, units, n), with all rows; it is left as the way back wants it.
         """
         k = self.k
-        plain, rows, root, raw, sigma = self._features(z, chains, params)
-        wide = rows.double() if self._small_noise else rows
-        sums = torch.bmm(wide[:, k:], wide.mT).double()
+        plain, rows, weight, raw, sigma = self._features(z, chains, params)
         precision = self._precision(params)
+        if self._is_noisy(weight, precision):
+            sums = torch.bmm(plain, rows.mT).double()
+        else:
+            sums = torch.bmm(plain.double(), rows.double().mT)
         if k == 1:
             matrix = (sums[:, :, 1:] * precision[:, :, None])[:, None]
         else:
@@ -213,13 +216,22 @@ class CollapsedLogPosterior(Density):
         factor = torch.linalg.cholesky_ex(matrix).L
         right = sums[:, :, :k].mT * precision[:, :, None]
         mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
-        return _Output(mean, factor, precision, plain, rows, root, raw, sigma)
+        return _Output(mean, factor, precision, plain, rows, weight, raw, sigma)
 
     def _precision(self, params: Tensor) -> Tensor:
         """Precision of the noise, (chains or 1, k) in float64; that of rows is in the rows."""
         if self._fixed_precision is None:
             return self.likelihood.noise_std(params.double(), 1) ** -2
         return self._fixed_precision
+
+    def _is_noisy(self, weight: Tensor | None, precision: Tensor) -> bool:
+        """Whether A may be summed in float32, whose error has to stay far below the prior's part.
+
+        It is about the sum of the rows' weights over the variances of their noise, times float32's
+        precision.
+        """
+        total = self.whole.total_weight if weight is None else weight.sum(2).max()
+        return bool(total * precision.max() < MOST_PRECISION)
 
     def _features(
         self, z: Tensor, chains: slice, params: Tensor
@@ -242,16 +254,17 @@ class CollapsedLogPosterior(Density):
         self.act.forward(z, plain[:, :-1])
         if not weighted:
             return plain, rows, None, None, None
-        root = None if self._weight is None else _of(self._weight, chains).sqrt()
+        weight = None if self._weight is None else _of(self._weight, chains)
         raw = sigma = None
         if self.likelihood.heteroscedastic:
             raw = torch.bmm(params[:, None], plain)
             sigma = self.likelihood.noise_std(raw, 1)
-            root = sigma.reciprocal() if root is None else root / sigma
-        assert root is not None
-        torch.mul(plain, root, out=rows[:, k:])
-        rows[:, :k] = _of(self.whole.y, chains) * root
-        return plain, rows, root, raw, sigma
+            precision = sigma**-2
+            weight = precision if weight is None else weight * precision
+        assert weight is not None
+        torch.mul(plain, weight, out=rows[:, k:])
+        rows[:, :k] = _of(self.whole.y, chains) * weight
+        return plain, rows, weight, raw, sigma
 
     def _backward(self, found: _Output, z: Tensor) -> Tensor:
         r"""Derivative by the last hidden layer's input, written into z.
@@ -271,12 +284,7 @@ class CollapsedLogPosterior(Density):
             torch.mul(second[:, 0, :-1], -precision[:, :, None], out=small[:, :, 1:])
         else:
             small[:, :, k:] = (second[:, :, :-1] * -precision[:, :, None, None]).sum(1)
-        if self.act.keeps_input or found.root is not None:
-            by_h = torch.bmm(small, found.rows)
-            if found.root is not None:
-                by_h *= found.root
-        else:
-            by_h = torch.bmm(small, found.rows, out=z)
+        by_h = torch.bmm(small, found.rows, out=None if self.act.keeps_input else z)
         saved = z if self.act.keeps_input else found.plain[:, :-1]
         self.act.backward(by_h, saved, z)
         return z
@@ -284,31 +292,40 @@ class CollapsedLogPosterior(Density):
     def _backward_with_noise(
         self, found: _Output, z: Tensor, chains: slice, params: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same where the noise depends on the row, and the derivative by its weights."""
-        assert found.root is not None and found.raw is not None and found.sigma is not None
+        r"""The same where the noise depends on the row, and the derivative by its weights v.
+
+        With s the derivative by the rows' raw outputs,
+        :math:`W (r m^T - \Phi A^{-1}) + s v^T` is made as a product with :math:`W \Phi`, of which
+        the leverages :math:`\phi^T A^{-1} \phi` are by-products, and a correction of rank two.
+        """
+        assert found.weight is not None and found.raw is not None and found.sigma is not None
         mean = found.mean.to(z.dtype)
         inverse = torch.cholesky_inverse(found.factor[:, 0].to(z.dtype))
-        y, features = found.rows[:, :1], found.rows[:, 1:]
-        residuals = torch.baddbmm(y, mean, features, alpha=-1.0)
-        by_features = torch.bmm(inverse, features)
-        leverage = (features * by_features).sum(1, keepdim=True)
-        torch.baddbmm(by_features, mean.mT, residuals, beta=-1.0, out=by_features)
-        by_features *= found.root
+        residuals = self._residuals(found, chains)
+        by_features = torch.bmm(inverse.mul_(self._unscale), found.rows[:, 1:])
+        leverage = (found.plain * by_features).sum(1, keepdim=True) / self._unscale
+        weighted = residuals * found.weight
         slope = self.likelihood.noise_slope(found.raw, 1) / found.sigma
-        expected = residuals * residuals + leverage
         weight = 1.0 if self._weight is None else _of(self._weight, chains)
-        by_raw = (expected - weight) * slope
-        by_h = torch.baddbmm(by_features[:, :-1], params[:, :-1, None], by_raw)
-        by_h *= self._unscale
+        by_raw = (residuals * weighted + leverage - weight) * slope
+        pair = torch.cat([mean, params[:, None]], 1).mul_(self._unscale)
+        torch.baddbmm(
+            by_features, pair.mT, torch.cat([weighted, by_raw], 1), beta=-1.0, out=by_features
+        )
         saved = z if self.act.keeps_input else found.plain[:, :-1]
-        self.act.backward(by_h, saved, z)
+        self.act.backward(by_features[:, :-1], saved, z)
         return z, torch.bmm(by_raw, found.plain.mT)[:, 0]
 
-    def _squares(self, found: _Output) -> Tensor:
+    def _residuals(self, found: _Output, chains: slice) -> Tensor:
+        """Targets less their means at the mean of b, (chains, k, n)."""
+        y = _of(self.whole.y, chains)
+        return torch.baddbmm(y, found.mean.to(y.dtype), found.plain, alpha=-1.0)
+
+    def _squares(self, found: _Output, chains: slice) -> Tensor:
         """Weighted sum of squared residuals at the mean, (chains, k)."""
-        y, features = found.rows[:, : self.k], found.rows[:, self.k :]
-        residuals = torch.baddbmm(y, found.mean.to(y.dtype), features, alpha=-1.0).double()
-        return torch.linalg.vecdot(residuals, residuals)
+        residuals = self._residuals(found, chains).double()
+        weighted = residuals if found.weight is None else residuals * found.weight
+        return torch.linalg.vecdot(residuals, weighted)
 
     def _value(self, found: _Output, squares: Tensor, chains: slice, params: Tensor) -> Tensor:
         """Log likelihood at the mean of b, its log prior, and the volume around it, (chains,)."""
@@ -340,8 +357,8 @@ class _Output(NamedTuple):
     factor: Tensor  # (chains, k, d, d), Cholesky's of the precision, float64
     precision: Tensor  # (chains or 1, k), of the noise, float64
     plain: Tensor  # (chains, d, n), [hidden values | 1]
-    rows: Tensor  # (chains, k + d, n), [y | hidden values | 1], all of it times root
-    root: Tensor | None  # (chains or 1, 1, n), root of a row's weight over its own noise
+    rows: Tensor  # (chains, k + d, n), [y | hidden values | 1], all of it times weight
+    weight: Tensor | None  # (chains or 1, 1, n), of a row, over the variance of its own noise
     raw: Tensor | None  # (chains, 1, n), the network's output for the noise of the rows
     sigma: Tensor | None  # (chains, 1, n), noise of the rows where it is not that of all
 
