@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
@@ -13,6 +14,9 @@ E_BFMI_LIMIT = 0.3
 
 WITHIN_PARTS = 4
 """Parts that each chain is cut into, to compare it with itself."""
+
+ESS_BLOCK = 2**20
+"""Values that autocorrelations are computed of at a time."""
 
 
 def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
@@ -67,7 +71,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
         if posterior.n_chains > 1:
             out["r_hat_between_max"] = float(rank_r_hat(values).max())
         bulk = ess(values)
-        tail = ess(values, method="tail", prob=(0.05, 0.95))
+        tail = ess_tail(values)
         out["ess_bulk_min"] = float(np.min(bulk))
         out["ess_bulk_median"] = float(np.median(bulk))
         out["ess_tail_min"] = float(np.min(tail))
@@ -75,7 +79,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     if "log_prob" in stats:
         log_prob = stats["log_prob"]
         out["r_hat_log_prob"] = float(split_r_hat(log_prob[:, :, None])[0])
-        out["ess_log_prob"] = float(ess(log_prob))
+        out["ess_log_prob"] = float(ess(log_prob[:, :, None])[0])
     if "acceptance" in stats:
         out["acceptance"] = float(stats["acceptance"].mean())
     if "diverging" in stats:
@@ -148,12 +152,93 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     return ndtri((rankdata(values, axis=-2) - 0.375) / (values.shape[-2] + 0.25))
 
 
-def ess(values: np.ndarray, method: str = "bulk", **kwargs) -> np.ndarray:
-    """Effective sample size of chains (n_chains, n_draws, ...), by arviz-stats."""
-    # imported here, since it takes matplotlib and xarray along where arviz-base is installed
-    from arviz_stats.base import array_stats
+def ess(values: np.ndarray) -> np.ndarray:
+    """Effective sample size of the bulk: that of the normal scores of the chains' halves.
 
-    return array_stats.ess(values, chain_axis=0, draw_axis=1, method=method, **kwargs)
+    As the bulk-ESS of Vehtari et al. (2021).
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_chains, n_draws, k)
+        Four draws or more.
+
+    Returns
+    -------
+    ndarray of shape (k,)
+    """
+    halves = split_chains(values, 2).reshape(-1, values.shape[1] // 2, values.shape[2])
+    pooled = halves.reshape(-1, values.shape[2])
+    return _ess(normal_scores(pooled).reshape(halves.shape))
+
+
+def ess_tail(values: np.ndarray, prob: tuple[float, float] = (0.05, 0.95)) -> np.ndarray:
+    """Effective sample size of two quantiles, the smaller of both.
+
+    That of a quantile q is the one of the indicators of values up to q, as in the tail-ESS of
+    Vehtari et al. (2021).
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_chains, n_draws, k)
+        Four draws or more.
+    prob : (float, float)
+        Probabilities of the quantiles.
+
+    Returns
+    -------
+    ndarray of shape (k,)
+    """
+    found = []
+    for quantile in np.quantile(values, prob, axis=(0, 1)):
+        halves = split_chains((values <= quantile).astype(np.float64), 2)
+        found.append(_ess(halves.reshape(-1, *halves.shape[2:])))
+    return np.minimum(*found)
+
+
+def _ess(values: np.ndarray) -> np.ndarray:
+    r"""Effective sample size of sequences (m, n, k) as they are.
+
+    The number of values over :math:`-1 + 2 \sum_t P_t`, where P are sums of two successive
+    autocorrelations, cut at the first that is not positive and made to fall (Geyer, 1992), and the
+    autocorrelations are combined over sequences (Vehtari et al., 2021, equations 10 to 13).
+    """
+    m, n, k = values.shape
+    size = m * n
+    out = np.empty(k)
+    # blocks of bounded memory; a transform of the first axis but one is slow in place
+    step = max(1, ESS_BLOCK // size)
+    for start in range(0, k, step):
+        part = np.ascontiguousarray(values[:, :, start : start + step].transpose(2, 0, 1))
+        out[start : start + step] = size / _relative_variance(part)
+    return np.where(np.ptp(values, axis=(0, 1)) < 1e-15, float(size), out)
+
+
+def _relative_variance(x: np.ndarray) -> np.ndarray:
+    """Variance of the mean of sequences (k, m, n), relative to that of independent values, (k,)."""
+    k, m, n = x.shape
+    mean = x.mean(2, keepdims=True)
+    spectrum = rfft(x - mean, next_fast_len(2 * n, real=True), axis=2)
+    power = (spectrum.real**2 + spectrum.imag**2).mean(1)
+    autocovariance = irfft(power, next_fast_len(2 * n, real=True), axis=1)[:, :n] / n
+    within = autocovariance[:, :1] * n / (n - 1)
+    total = autocovariance[:, :1] + (mean[:, :, 0].var(1, ddof=1)[:, None] if m > 1 else 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho = 1.0 - (within - autocovariance) / total
+    rho[:, 0] = 1.0
+    # the last pair begins three lags before the end
+    n_pairs = max((n - 3) // 2, 0) + 1
+    even = rho[:, 0 : 2 * n_pairs : 2]
+    pairs = even + rho[:, 1 : 2 * n_pairs : 2]
+    negative = pairs <= 0
+    last = np.where(negative.any(1), negative.argmax(1), n_pairs - 1)
+    before = np.arange(n_pairs) < last[:, None]
+    falling = np.minimum.accumulate(pairs, axis=1)
+    rows = np.arange(k)
+    # of the last pair only its first counts, and only what is positive if the pair is not
+    rest = even[rows, last]
+    rest = np.where((pairs[rows, last] < 0) & (last > 0), np.maximum(rest, 0.0), rest)
+    time = -1.0 + 2.0 * np.where(before, falling, 0.0).sum(1) + rest
+    return np.maximum(time, 1.0 / np.log10(m * n))
 
 
 def ess_within(values: np.ndarray) -> np.ndarray:
