@@ -37,8 +37,8 @@ def test_means_and_squares(method, dtype):
 @pytest.mark.slow
 def test_bias_of_mclmc_at_its_defaults():
     """Variances within 10 %."""
-    method = MCLMC(n_chains=64, n_warmup=200, n_draws=150)
-    posterior = method.run(logistic_target(), None, Streams(4, 64))
+    method = MCLMC(n_chains=192, n_warmup=120, n_draws=50)
+    posterior = method.run(logistic_target(), None, Streams(4, 192))
     centred = posterior.draws - MEAN
     ratio = (centred**2).mean((0, 1)) / SQUARE
     error = np.hypot(mcse_of_mean(centred**2), REFERENCE["mcse_square"]) / SQUARE
