@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from skbayes.effective_size import effective_size
 from skbayes.posterior import Posterior
 
 R_HAT_LIMIT = 1.1
@@ -14,9 +14,6 @@ E_BFMI_LIMIT = 0.3
 
 WITHIN_PARTS = 4
 """Parts that each chain is cut into, to compare it with itself."""
-
-ESS_BLOCK = 2**20
-"""Values that autocorrelations are computed of at a time."""
 
 
 def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
@@ -70,8 +67,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
             out["r_hat_within_max"] = float(rank_r_hat(split_chains(values, WITHIN_PARTS)).max())
         if posterior.n_chains > 1:
             out["r_hat_between_max"] = float(rank_r_hat(values).max())
-        bulk = ess(values)
-        tail = ess_tail(values)
+        bulk, tail = ess_bulk(values), ess_tail(values)
         out["ess_bulk_min"] = float(np.min(bulk))
         out["ess_bulk_median"] = float(np.median(bulk))
         out["ess_tail_min"] = float(np.min(tail))
@@ -79,7 +75,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     if "log_prob" in stats:
         log_prob = stats["log_prob"]
         out["r_hat_log_prob"] = float(split_r_hat(log_prob[:, :, None])[0])
-        out["ess_log_prob"] = float(ess(log_prob[:, :, None])[0])
+        out["ess_log_prob"] = float(ess_bulk(log_prob[:, :, None])[0])
     if "acceptance" in stats:
         out["acceptance"] = float(stats["acceptance"].mean())
     if "diverging" in stats:
@@ -152,93 +148,26 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     return ndtri((rankdata(values, axis=-2) - 0.375) / (values.shape[-2] + 0.25))
 
 
-def ess(values: np.ndarray) -> np.ndarray:
-    """Effective sample size of the bulk: that of the normal scores of the chains' halves.
+def ess_bulk(values: np.ndarray) -> np.ndarray:
+    """Bulk effective sample size (k,) of chains (n_chains, n_draws, k).
 
-    As the bulk-ESS of Vehtari et al. (2021).
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_chains, n_draws, k)
-        Four draws or more.
-
-    Returns
-    -------
-    ndarray of shape (k,)
+    Vehtari et al. (2021, section 4): that of the normal scores of the ranks of the chains' halves.
     """
-    halves = split_chains(values, 2).reshape(-1, values.shape[1] // 2, values.shape[2])
-    pooled = halves.reshape(-1, values.shape[2])
-    return _ess(normal_scores(pooled).reshape(halves.shape))
+    halves = split_chains(values, 2)
+    shape = (-1, *halves.shape[2:])
+    ranked = normal_scores(halves.reshape(-1, halves.shape[-1]))
+    return effective_size(ranked.reshape(halves.shape).reshape(shape))
 
 
-def ess_tail(values: np.ndarray, prob: tuple[float, float] = (0.05, 0.95)) -> np.ndarray:
-    """Effective sample size of two quantiles, the smaller of both.
+def ess_tail(values: np.ndarray) -> np.ndarray:
+    """Tail effective sample size (k,) of chains (n_chains, n_draws, k).
 
-    That of a quantile q is the one of the indicators of values up to q, as in the tail-ESS of
-    Vehtari et al. (2021).
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_chains, n_draws, k)
-        Four draws or more.
-    prob : (float, float)
-        Probabilities of the quantiles.
-
-    Returns
-    -------
-    ndarray of shape (k,)
+    Vehtari et al. (2021, section 4.3): the smaller of those of the indicators of lying below the
+    5 % and the 95 % quantile.
     """
-    found = []
-    for quantile in np.quantile(values, prob, axis=(0, 1)):
-        halves = split_chains((values <= quantile).astype(np.float64), 2)
-        found.append(_ess(halves.reshape(-1, *halves.shape[2:])))
-    return np.minimum(*found)
-
-
-def _ess(values: np.ndarray) -> np.ndarray:
-    r"""Effective sample size of sequences (m, n, k) as they are.
-
-    The number of values over :math:`-1 + 2 \sum_t P_t`, where P are sums of two successive
-    autocorrelations, cut at the first that is not positive and made to fall (Geyer, 1992), and the
-    autocorrelations are combined over sequences (Vehtari et al., 2021, equations 10 to 13).
-    """
-    m, n, k = values.shape
-    size = m * n
-    out = np.empty(k)
-    # blocks of bounded memory; a transform of the first axis but one is slow in place
-    step = max(1, ESS_BLOCK // size)
-    for start in range(0, k, step):
-        part = np.ascontiguousarray(values[:, :, start : start + step].transpose(2, 0, 1))
-        out[start : start + step] = size / _relative_variance(part)
-    return np.where(np.ptp(values, axis=(0, 1)) < 1e-15, float(size), out)
-
-
-def _relative_variance(x: np.ndarray) -> np.ndarray:
-    """Variance of the mean of sequences (k, m, n), relative to that of independent values, (k,)."""
-    k, m, n = x.shape
-    mean = x.mean(2, keepdims=True)
-    spectrum = rfft(x - mean, next_fast_len(2 * n, real=True), axis=2)
-    power = (spectrum.real**2 + spectrum.imag**2).mean(1)
-    autocovariance = irfft(power, next_fast_len(2 * n, real=True), axis=1)[:, :n] / n
-    within = autocovariance[:, :1] * n / (n - 1)
-    total = autocovariance[:, :1] + (mean[:, :, 0].var(1, ddof=1)[:, None] if m > 1 else 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rho = 1.0 - (within - autocovariance) / total
-    rho[:, 0] = 1.0
-    # the last pair begins three lags before the end
-    n_pairs = max((n - 3) // 2, 0) + 1
-    even = rho[:, 0 : 2 * n_pairs : 2]
-    pairs = even + rho[:, 1 : 2 * n_pairs : 2]
-    negative = pairs <= 0
-    last = np.where(negative.any(1), negative.argmax(1), n_pairs - 1)
-    before = np.arange(n_pairs) < last[:, None]
-    falling = np.minimum.accumulate(pairs, axis=1)
-    rows = np.arange(k)
-    # of the last pair only its first counts, and only what is positive if the pair is not
-    rest = even[rows, last]
-    rest = np.where((pairs[rows, last] < 0) & (last > 0), np.maximum(rest, 0.0), rest)
-    time = -1.0 + 2.0 * np.where(before, falling, 0.0).sum(1) + rest
-    return np.maximum(time, 1.0 / np.log10(m * n))
+    quantiles = np.quantile(values, (0.05, 0.95), axis=(0, 1))
+    below = (split_chains(values <= quantile, 2) for quantile in quantiles)
+    return np.minimum(*(effective_size(b.reshape(-1, *b.shape[2:])) for b in below))
 
 
 def ess_within(values: np.ndarray) -> np.ndarray:
@@ -258,7 +187,7 @@ def ess_within(values: np.ndarray) -> np.ndarray:
     ndarray of shape (k,)
     """
     # a chain that never moves has no autocorrelation, but no effective draws either
-    return ess(normal_scores(values)) * (np.ptp(values, axis=1) > 0).mean(0)
+    return ess_bulk(normal_scores(values)) * (np.ptp(values, axis=1) > 0).mean(0)
 
 
 def e_bfmi(energy: np.ndarray) -> np.ndarray:
