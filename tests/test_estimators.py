@@ -61,7 +61,6 @@ def test_all_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.slow
 @parametrize_with_checks(
     [small(cls, "hmc") for cls in ESTIMATORS], expected_failed_checks=expected_failures
 )

@@ -15,14 +15,14 @@ MEAN, SQUARE = np.array(REFERENCE["mean"]), np.array(REFERENCE["square"])
 @pytest.mark.parametrize(
     "method",
     [
-        HMC(n_chains=16, n_warmup=150, n_draws=200),
-        NUTS(n_chains=16, n_warmup=150, n_draws=150),
-        AdjustedMCLMC(n_chains=16, n_warmup=150, n_draws=500),
+        HMC(n_chains=48, n_warmup=120, n_draws=70),
+        NUTS(n_chains=48, n_warmup=100, n_draws=50),
+        AdjustedMCLMC(n_chains=48, n_warmup=120, n_draws=170),
     ],
     ids=lambda method: type(method).__name__,
 )
 def test_means_and_squares(method, dtype):
-    posterior = method.run(logistic_target(dtype), None, Streams(4, 16))
+    posterior = method.run(logistic_target(dtype), None, Streams(4, 48))
     centred = posterior.draws.astype(np.float64) - MEAN
     assert np.all(mcse_of_mean(centred) < 0.03 * np.array(REFERENCE["sd"]))
     for values, expected, error in (
