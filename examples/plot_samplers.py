@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from skbayes import BayesianMLPRegressor
-from skbayes.diagnostics import ess, split_r_hat
+from skbayes.diagnostics import ess_bulk, split_r_hat
 from skbayes.inference import HMC, MALA, MCLMC, NUTS, AdjustedMCLMC, Metropolis
 
 rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ for ax, (name, method) in zip(axes.flat, methods.items(), strict=True):
     ax.fill_between(grid[:, 0], mean - 2 * deviation, mean + 2 * deviation, alpha=0.3)
     ax.plot(grid[:, 0], mean)
     ax.plot(X[:, 0], y, "k.", markersize=3)
-    n_effective, r_hat = np.median(ess(f)), split_r_hat(f).max()
+    n_effective, r_hat = np.median(ess_bulk(f)), split_r_hat(f).max()
     ax.set_title(f"{name}: ESS {n_effective:.0f}, R-hat {r_hat:.2f}", fontsize=9)
     rows.append((name, n_effective, r_hat, n_effective / seconds))
 axes[0, 0].set_ylim(-2.5, 2.5)

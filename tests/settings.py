@@ -51,8 +51,8 @@ METHOD_SETTINGS = {
     ),
     "constant_sgd": ConstantSGD(**_STEPS),
     "dropout": Dropout(n_draws=10, max_epochs=120, learning_rate=0.05),
-    "laplace": Laplace(n_draws=20, max_rounds=5, tol=5.0, init=MAP(max_epochs=100)),
-    "ep": EP(n_members=2, n_draws=100, max_epochs=10, batch_size=32),
+    "laplace": Laplace(n_draws=20, max_rounds=2, tol=5.0, init=MAP(max_epochs=50)),
+    "ep": EP(n_members=2, n_draws=20, max_epochs=5, batch_size=32),
     "swag": SWAG(n_draws=4, **_PATH),
     "multiswag": MultiSWAG(
         2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=40, learning_rate=0.02)}
@@ -69,12 +69,12 @@ TARGET_SETTINGS = {
         n_members=3, validation_fraction=0, batch_size=100, max_epochs=600, learning_rate=0.03
     ),
     "anchored": Anchored(n_members=200),
-    "metropolis": Metropolis(n_chains=8, n_warmup=1000, n_draws=200, init="prior"),
-    "mala": MALA(n_chains=8, n_warmup=500, n_draws=100, init="prior"),
-    "hmc": HMC(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
-    "nuts": NUTS(n_chains=8, n_warmup=100, n_draws=50, init="prior"),
-    "mclmc": MCLMC(n_chains=8, n_warmup=100, n_draws=100, n_leapfrog=20, init="prior"),
-    "adjusted_mclmc": AdjustedMCLMC(n_chains=8, n_warmup=100, n_draws=100, init="prior"),
+    "metropolis": Metropolis(n_chains=32, n_warmup=300, n_draws=50, init="prior"),
+    "mala": MALA(n_chains=32, n_warmup=200, n_draws=25, init="prior"),
+    "hmc": HMC(n_chains=16, n_warmup=80, n_draws=25, init="prior"),
+    "nuts": NUTS(n_chains=16, n_warmup=60, n_draws=25, init="prior"),
+    "mclmc": MCLMC(n_chains=16, n_warmup=80, n_draws=50, n_leapfrog=20, init="prior"),
+    "adjusted_mclmc": AdjustedMCLMC(n_chains=16, n_warmup=80, n_draws=50, init="prior"),
     "sgld": SGLD(**_LONG, batch_size=20, n_steps=15),
     "psgld": PSGLD(**_LONG, batch_size=20, n_steps=15),
     "sglmc": SGLMC(**_LONG, batch_size=30, n_steps=25),
@@ -89,4 +89,7 @@ TARGET_SETTINGS = {
     "multiswag": MultiSWAG(3, 20, init=_MODES),
     "subspace": Subspace("random", 4, n_warmup=50, n_draws=50, init=MAP()),
 }
-"""Long enough for the mean of a Gaussian target or of a linear model to be known."""
+"""Long enough for the mean of a Gaussian target or of a linear model to be known.
+
+Many chains and few draws, as a batch of them costs little more than one.
+"""

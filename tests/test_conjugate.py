@@ -37,15 +37,15 @@ def test_log_posterior_is_the_exact_density_up_to_a_constant(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_hmc(name, seed):
     model = make(name)
-    method = HMC(n_chains=16, n_warmup=150, n_draws=150, init="prior")
-    posterior = method.run(model.log_posterior, None, Streams(seed, 16))
+    method = HMC(n_chains=32, n_warmup=100, n_draws=75, init="prior")
+    posterior = method.run(model.log_posterior, None, Streams(seed, 32))
     check_moments(posterior.draws, model.mean, model.cov)
 
 
 def test_hmc_in_float32():
     model = make("plain", dtype=torch.float32)
-    posterior = HMC(n_chains=16, n_warmup=150, n_draws=150).run(
-        model.log_posterior, None, Streams(1, 16)
+    posterior = HMC(n_chains=32, n_warmup=100, n_draws=75).run(
+        model.log_posterior, None, Streams(1, 32)
     )
     assert posterior.draws.dtype == np.float32
     check_moments(posterior.draws, model.mean, model.cov)
@@ -123,8 +123,8 @@ class LearnedNoise:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_hmc_with_learned_noise(seed):
     model = linear_model(n=20, noise="learned")
-    method = HMC(n_chains=16, n_warmup=200, n_draws=250)
-    posterior = method.run(model.log_posterior, None, Streams(seed, 16))
+    method = HMC(n_chains=48, n_warmup=120, n_draws=85)
+    posterior = method.run(model.log_posterior, None, Streams(seed, 48))
     LearnedNoise(model).check(model, posterior.draws)
 
 

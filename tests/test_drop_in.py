@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from functools import cache
 
 import joblib
 import numpy as np
@@ -229,8 +230,9 @@ def test_sparse_equals_dense(binary, standardize):
 # ------------------------------------------------------------------------ files
 
 
+@cache
 def fit_both(name):
-    """A classifier and a regressor of one method."""
+    """A classifier and a regressor of one method; the tests only read them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         kwargs = {"method": METHOD_SETTINGS[name], "random_state": 0}

@@ -1,4 +1,7 @@
-"""scikit-learn's own checks: all of them for two methods, a named few for every other."""
+"""scikit-learn's own checks: all of them for two methods, a named few for every other.
+
+Of methods that run by the same code the first passes through more of them than its kin.
+"""
 
 import pytest
 from settings import METHOD_SETTINGS
@@ -6,6 +9,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import MAP, METHODS
+from skbayes.inference.stochastic import StochasticMethod
 from skbayes.model import NormalPrior
 
 ESTIMATORS = (BayesianMLPClassifier, BayesianMLPRegressor)
@@ -57,7 +61,6 @@ def test_all_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.slow
 @parametrize_with_checks(
     [small(cls, "hmc") for cls in ESTIMATORS], expected_failed_checks=expected_failures
 )
@@ -65,33 +68,45 @@ def test_all_checks_of_chains(estimator, check):
     check(estimator)
 
 
-QUICK = {
+OF_EVERY_METHOD = {
     "check_classifiers_train",
+    "check_fit_idempotent",
+    "check_fit2d_1sample",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_regressors_train",
+}
+OF_EVERY_KIND = {  # what methods of one kind do in the same lines
     "check_dict_unchanged",
     "check_estimators_dtypes",
     "check_estimators_fit_returns_self",
     "check_estimators_nan_inf",
     "check_estimators_pickle",
-    "check_fit_idempotent",
     "check_fit2d_1feature",
-    "check_fit2d_1sample",
-    "check_methods_sample_order_invariance",
-    "check_methods_subset_invariance",
     "check_readonly_memmap_input",
-    "check_regressors_train",
     "check_sample_weights_not_overwritten",
 }
+QUICK = OF_EVERY_METHOD | OF_EVERY_KIND
+
+
+def kind(name):
+    """Methods of one kind run by the same code."""
+    return METHODS[name].run, issubclass(METHODS[name], StochasticMethod)
 
 
 def quick_checks():
+    whole = ("anchored", "hmc")  # they pass through all checks above
+    kinds = {kind(name) for name in whole}
     for name in METHOD_SETTINGS:
-        if name in ("anchored", "hmc"):
-            continue  # they pass through all checks above
+        if name in whole:
+            continue
+        names = OF_EVERY_METHOD if kind(name) in kinds else QUICK
+        kinds.add(kind(name))
         for cls in ESTIMATORS:
             for estimator, check in estimator_checks_generator(small(cls, name)):
                 # memory that cannot be written to is the estimators' affair: one method is enough
                 variant = (check.keywords or {}).get("readonly_memmap", False)
-                if check.func.__name__ in QUICK and (name == "map" or not variant):
+                if check.func.__name__ in names and (name == "map" or not variant):
                     label = f"{name}-{cls.__name__}-{check.func.__name__}{check.keywords or ''}"
                     yield pytest.param(estimator, check, id=label)
 

@@ -15,14 +15,14 @@ MEAN, SQUARE = np.array(REFERENCE["mean"]), np.array(REFERENCE["square"])
 @pytest.mark.parametrize(
     "method",
     [
-        HMC(n_chains=16, n_warmup=150, n_draws=200),
-        NUTS(n_chains=16, n_warmup=150, n_draws=150),
-        AdjustedMCLMC(n_chains=16, n_warmup=150, n_draws=500),
+        HMC(n_chains=48, n_warmup=120, n_draws=70),
+        NUTS(n_chains=48, n_warmup=100, n_draws=50),
+        AdjustedMCLMC(n_chains=48, n_warmup=120, n_draws=170),
     ],
     ids=lambda method: type(method).__name__,
 )
 def test_means_and_squares(method, dtype):
-    posterior = method.run(logistic_target(dtype), None, Streams(4, 16))
+    posterior = method.run(logistic_target(dtype), None, Streams(4, 48))
     centred = posterior.draws.astype(np.float64) - MEAN
     assert np.all(mcse_of_mean(centred) < 0.03 * np.array(REFERENCE["sd"]))
     for values, expected, error in (
@@ -37,8 +37,8 @@ def test_means_and_squares(method, dtype):
 @pytest.mark.slow
 def test_bias_of_mclmc_at_its_defaults():
     """Variances within 10 %."""
-    method = MCLMC(n_chains=64, n_warmup=200, n_draws=150)
-    posterior = method.run(logistic_target(), None, Streams(4, 64))
+    method = MCLMC(n_chains=192, n_warmup=120, n_draws=50)
+    posterior = method.run(logistic_target(), None, Streams(4, 192))
     centred = posterior.draws - MEAN
     ratio = (centred**2).mean((0, 1)) / SQUARE
     error = np.hypot(mcse_of_mean(centred**2), REFERENCE["mcse_square"]) / SQUARE

@@ -101,8 +101,8 @@ def test_mclmc_has_little_bias_on_gaussians(d):
         -0.5 * (theta**2 / scale2).sum(1).double(),
         -theta / scale2,
     )
-    n_chains = {2: 64, 20: 32, 1000: 8}[d]
-    posterior = run(MCLMC(init="prior", n_chains=n_chains, n_draws=200, n_warmup=150), target)
+    n_chains = {2: 256, 20: 128, 1000: 32}[d]  # many chains and few draws: it is one batch
+    posterior = run(MCLMC(init="prior", n_chains=n_chains, n_draws=50, n_warmup=100), target)
     ratio = (posterior.draws**2 / np.diag(target.cov)).mean(2, keepdims=True)
     error = mcse_of_mean(ratio)[0]
     assert error < 0.0125
@@ -112,9 +112,8 @@ def test_mclmc_has_little_bias_on_gaussians(d):
 @pytest.mark.slow
 def test_mclmc_has_little_bias_on_the_conjugate_model():
     model = linear_model(n_outputs=2, weighted=True, noise=(0.5, 1.0))
-    posterior = run(
-        MCLMC(init="prior", n_chains=64, n_draws=150, n_warmup=200), model.log_posterior
-    )
+    method = MCLMC(init="prior", n_chains=192, n_draws=50, n_warmup=120)
+    posterior = run(method, model.log_posterior)
     centred = posterior.draws - model.mean
     ratio = (centred**2).mean((0, 1)) / np.diag(model.cov)
     error = mcse_of_mean(centred**2) / np.diag(model.cov)

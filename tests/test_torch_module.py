@@ -46,47 +46,13 @@ def images():
 # --------------------------------------------------------- scikit-learn's checks
 
 
-@pytest.mark.slow
 @parametrize_with_checks(
-    [cls(Small, method=QUICK_MAP, random_state=0) for cls in ESTIMATORS],
+    [cls(Small, method=MAP(max_epochs=10), random_state=0) for cls in ESTIMATORS],
     expected_failed_checks=lambda estimator: {
         WEIGHT_CHECK: "rounding decides where so short a climb ends; see the next test"
     },
 )
 def test_all_checks(estimator, check):
-    check(estimator)
-
-
-QUICK = {
-    "check_classifiers_train",
-    "check_dict_unchanged",
-    "check_do_not_raise_errors_in_init_or_set_params",
-    "check_estimator_sparse_matrix",
-    "check_estimators_dtypes",
-    "check_estimators_nan_inf",
-    "check_estimators_pickle",
-    "check_fit2d_1feature",
-    "check_fit2d_1sample",
-    "check_get_params_invariance",
-    "check_methods_subset_invariance",
-    "check_n_features_in_after_fitting",
-    "check_no_attributes_set_in_init",
-    "check_parameters_default_constructible",
-    "check_readonly_memmap_input",
-    "check_set_params",
-}
-
-
-def quick_checks():
-    for cls in ESTIMATORS:
-        for estimator, check in estimator_checks_generator(cls(Small, method=MAP(max_epochs=5))):
-            if check.func.__name__ in QUICK:
-                label = f"{cls.__name__}-{check.func.__name__}{check.keywords or ''}"
-                yield pytest.param(estimator.set_params(random_state=0), check, id=label)
-
-
-@pytest.mark.parametrize(("estimator", "check"), list(quick_checks()))
-def test_quick_checks(estimator, check):
     check(estimator)
 
 

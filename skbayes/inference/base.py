@@ -99,6 +99,19 @@ class Method(BaseEstimator):
     def _positive(self, *names: str, or_in=()) -> None:
         self._require(*names, kind=Real, low=0, above=True, or_in=or_in)
 
+    def _check_init(self, *words: str) -> None:
+        """Check that ``init`` is a method with good parameters, one of ``words``, or None."""
+        init = self.init  # type: ignore[attr-defined]
+        if init is None or (isinstance(init, str) and init in words):
+            return
+        if not isinstance(init, Method):
+            also = "".join(f", {word!r}" for word in words)
+            raise ValueError(
+                f"{type(self).__name__}: init={init!r} is not allowed; it must be a method object "
+                f"such as Ensemble() or MAP(){also}, or None."
+            )
+        init.check()
+
     def _choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)
         if not any(

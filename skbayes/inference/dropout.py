@@ -279,7 +279,8 @@ class Dropout(Method):
             noise = masks.noise(own, 1, theta.dtype, theta.device).repeat_interleave(n_rates, 0)
             drawn = fit.theta * masks.spread(masks.units(noise, fit.eta))[:, 0]
             for r in range(n_rates):
-                logs[r] = torch.logaddexp(logs[r], _pointwise(held, drawn[r::n_rates]))
+                found = held.pointwise(drawn[r::n_rates], weighted=False)
+                logs[r] = torch.logaddexp(logs[r], found)
         logs -= math.log(SEARCH_DRAWS)
         weight = torch.ones_like(logs[0]) if held.weight is None else held.weight
         score = to_numpy((logs * weight).sum((1, 2)) / weight.expand_as(logs[0]).sum())
@@ -353,11 +354,3 @@ class _FlatPrior:
 def _is_rate(value) -> bool:
     number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     return number and 0 <= value < 1
-
-
-def _pointwise(log_posterior, theta: Tensor) -> Tensor:
-    """Log density of every row (n_chains, n)."""
-    net, params, hyper = log_posterior.layout.split(theta)
-    weights = log_posterior.prior.weights(net, hyper)
-    outputs = log_posterior.network.forward(weights, log_posterior.inputs)
-    return log_posterior.likelihood.pointwise(outputs, params, log_posterior.y)

@@ -55,7 +55,7 @@ class ChainMethod(Method):
         if hasattr(self, "metric"):
             self._choice("metric", METRICS)
         self._choice("marginalize", (True, False, "auto"))
-        self._check_init()
+        self._check_init("prior")
 
     def run(self, log_posterior, theta0, streams, on_step=None, state=None, store=None):
         """Sample, see `Method.run`.
@@ -137,16 +137,6 @@ class ChainMethod(Method):
     def _kernel(self, log_posterior, theta: Tensor):
         """Make the kernel at its starting points."""
         raise NotImplementedError("abstract")
-
-    def _check_init(self) -> None:
-        if self.init is None or (isinstance(self.init, str) and self.init == "prior"):
-            return
-        if not isinstance(self.init, Method):
-            raise ValueError(
-                f"{type(self).__name__}: init={self.init!r} is not allowed; it must be a method "
-                'object such as Ensemble(), "prior", or None.'
-            )
-        self.init.check()
 
 
 class Proposal(NamedTuple):

@@ -126,13 +126,7 @@ class Laplace(Method):
         self._choice("tune_prior", ("layer", "global", None))
         self._require("max_rounds", "n_draws")
         self._positive("tol")
-        if self.init is not None:
-            if not isinstance(self.init, Method):
-                raise ValueError(
-                    f"Laplace: init={self.init!r} is not allowed; it must be a method object, such "
-                    "as MAP(n_restarts=5), or None."
-                )
-            self.init.check()
+        self._check_init()
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Find the mode and the curvature there, see `Method.run`."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skbayes.inference.base import Method, OnStep
+from skbayes.inference.base import OnStep
 from skbayes.inference.optimizers import SGD
 from skbayes.inference.streams import Streams
 
@@ -232,15 +232,3 @@ def _follow(
 def _some_rows(n: int, streams: Streams) -> np.ndarray:
     """At most 4,096 rows, the same for all modes."""
     return np.arange(n) if n <= 4096 else streams.permutation(n)[0][:4096]
-
-
-def check_modes(method) -> None:
-    """Check that ``init`` can find modes."""
-    if method.init is None:
-        return
-    if not isinstance(method.init, Method):
-        raise ValueError(
-            f"{type(method).__name__}: init={method.init!r} is not allowed; it must be a method "
-            "object such as Ensemble() or MAP(), or None."
-        )
-    method.init.check()

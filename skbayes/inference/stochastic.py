@@ -65,7 +65,7 @@ class StochasticMethod(ChainMethod):
         self._positive("learning_rate", or_in=(None,))
         self._require("temperature", kind=(int, float), low=0)
         self._choice("control_variates", (True, False))
-        self._check_init()
+        self._check_init("prior")
 
 
 class StochasticKernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,19 +51,23 @@ class Streams:
     def normal(self, *shape: int, dtype=torch.float32, device=None) -> Tensor:
         """Standard normal numbers, (n_chains, *shape)."""
         kind = np.float64 if dtype == torch.float64 else np.float32
-        return self._stack(lambda g: g.standard_normal(shape, dtype=kind), dtype, device)
+        return self._fill(
+            lambda g, row: g.standard_normal(dtype=kind, out=row), shape, dtype, device, kind
+        )
 
     def uniform(self, *shape: int, dtype=torch.float64, device=None) -> Tensor:
         """Uniform numbers in [0, 1), (n_chains, *shape)."""
-        return self._stack(lambda g: g.random(shape), dtype, device)
+        return self._fill(lambda g, row: g.random(out=row), shape, dtype, device)
 
     def exponential(self, *shape: int, dtype=torch.float32, device=None) -> Tensor:
         """Exponential numbers of mean one, (n_chains, *shape)."""
-        return self._stack(lambda g: g.standard_exponential(shape), dtype, device)
+        return self._fill(lambda g, row: g.standard_exponential(out=row), shape, dtype, device)
 
     def gamma(self, concentration, *shape: int, dtype=torch.float32, device=None) -> Tensor:
         """Gamma numbers of scale one, (n_chains, *shape)."""
-        return self._stack(lambda g: g.standard_gamma(concentration, shape), dtype, device)
+        return self._fill(
+            lambda g, row: g.standard_gamma(concentration, out=row), shape, dtype, device
+        )
 
     def permutation(self, n: int) -> np.ndarray:
         """A random order of n rows for every chain, (n_chains, n)."""
@@ -72,9 +77,12 @@ class Streams:
         """Rows out of n at random, with repetition, for every chain, (n_chains, size)."""
         return np.stack([g.integers(n, size=size) for g in self.generators])
 
-    def _stack(self, draw, dtype, device) -> Tensor:
-        block = np.stack([draw(g) for g in self.generators])
-        return torch.as_tensor(block).to(dtype=dtype, device=device)
+    def _fill(self, draw, shape, dtype, device, kind=np.float64) -> Tensor:
+        """Let ``draw(generator, row)`` fill each chain's row: there may be many, and short."""
+        block = np.empty((self.n_chains, math.prod(shape)), dtype=kind)
+        for generator, row in zip(self.generators, block, strict=True):
+            draw(generator, row)
+        return torch.as_tensor(block.reshape(self.n_chains, *shape)).to(dtype=dtype, device=device)
 
     def state(self) -> list[Mapping[str, Any]]:
         """States of the generators, plain Python numbers that JSON can hold."""

@@ -14,7 +14,6 @@ from skbayes.inference.curve import train_curve
 from skbayes.inference.elliptical import EllipticalKernel
 from skbayes.inference.kernel import ChainMethod, start
 from skbayes.inference.nuts import NUTS
-from skbayes.inference.sgd_path import check_modes
 from skbayes.inference.swag import SWAG
 from skbayes.model.log_posterior import Density
 from skbayes.posterior import Posterior
@@ -137,7 +136,7 @@ class Subspace(ChainMethod):
                 f"{type(self).__name__}: init={self.init!r} is not allowed with kind='pca'; it "
                 "must be a SWAG object, whose path is taken, or None."
             )
-        check_modes(self)
+        self._check_init()
 
     def run(self, log_posterior, theta0, streams, on_step=None, state=None, store=None):
         """Find the subspace and sample in it, see `ChainMethod.run`.

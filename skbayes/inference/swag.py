@@ -6,7 +6,7 @@ import torch
 
 from skbayes.inference.base import Method, points, to_numpy
 from skbayes.inference.kernel import start
-from skbayes.inference.sgd_path import check_modes, collect
+from skbayes.inference.sgd_path import collect
 from skbayes.posterior import Posterior
 
 
@@ -107,7 +107,7 @@ class SWAG(Method):
         self._positive("learning_rate", or_in=(None,))
         self._positive("scale")
         self._require("momentum", kind=(int, float), low=0, high=0.999)
-        check_modes(self)
+        self._check_init()
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Average and draw, see `Method.run`; from ``theta0``, if given, SGD goes on at once."""

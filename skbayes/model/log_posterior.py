@@ -180,12 +180,12 @@ class LogPosterior(Density):
         value = self.likelihood.finish(self.statistic(theta), params, self._total)
         return self._factor * value
 
-    def pointwise(self, theta: Tensor) -> Tensor:
-        """Weighted log likelihood of every row, (n_chains, n)."""
+    def pointwise(self, theta: Tensor, weighted: bool = True) -> Tensor:
+        """Log likelihood of every row, (n_chains, n), times the rows' weights unless told."""
         net, params, hyper = self.layout.split(theta)
         outputs = self.network.forward(self.prior.weights(net, hyper), self.inputs)
         logs = self.likelihood.pointwise(outputs, params, self.y)
-        return logs if self.weight is None else logs * self.weight
+        return logs if self.weight is None or not weighted else logs * self.weight
 
     def statistic(self, theta: Tensor) -> Tensor:
         """The likelihood's statistic summed over all rows, (n_chains, k) in float64."""

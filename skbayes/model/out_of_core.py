@@ -77,11 +77,11 @@ class OutOfCoreLogPosterior(LogPosterior):
             total = total + self.rows(index).statistic(theta)
         return total
 
-    def pointwise(self, theta: Tensor) -> Tensor:
+    def pointwise(self, theta: Tensor, weighted: bool = True) -> Tensor:
         """See `LogPosterior.pointwise`."""
         if not isinstance(self.inputs, OutOfCoreInputs):
-            return super().pointwise(theta)
-        return torch.cat([self.rows(i).pointwise(theta) for i in self.inputs.blocks()], 1)
+            return super().pointwise(theta, weighted)
+        return torch.cat([self.rows(i).pointwise(theta, weighted) for i in self.inputs.blocks()], 1)
 
     def _evaluate(self, theta: Tensor, with_value: bool) -> tuple[Tensor | None, Tensor]:
         if not isinstance(self.inputs, OutOfCoreInputs):
