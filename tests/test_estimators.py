@@ -108,7 +108,9 @@ def quick_checks():
                 variant = (check.keywords or {}).get("readonly_memmap", False)
                 if check.func.__name__ in names and (name == "map" or not variant):
                     label = f"{name}-{cls.__name__}-{check.func.__name__}{check.keywords or ''}"
-                    yield pytest.param(estimator, check, id=label)
+                    slow = label.startswith("ep-BayesianMLPClassifier-check_classifiers_train")
+                    marks = [pytest.mark.slow] if slow else []
+                    yield pytest.param(estimator, check, id=label, marks=marks)
 
 
 def test_quick_names_exist():
