@@ -63,6 +63,29 @@ def test_many_rows(monkeypatch):
     assert reg.posterior_.independent  # an anchored ensemble
 
 
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize(
+    ("n", "steps", "epochs"), [(10_000, 16_000, None), (10_240, 16_000, 400), (10_240, 500, 20)]
+)
+def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
+    """16,000 steps of 256 rows, at least 20 epochs; 20 epochs alone where weights are many."""
+    chosen = []
+    monkeypatch.setattr(
+        "skbayes.base.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=1)
+    )
+    monkeypatch.setattr("skbayes.inference.auto.LONG_STEPS", steps)
+    X = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    y = X[:, 0] > 0 if labels else X[:, 0]
+    estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
+    estimator((65,), random_state=0).fit(X, y)
+    assert repr(chosen[0]) == repr(
+        Anchored() if epochs is None else Anchored(n_members=8, max_epochs=epochs)
+    )
+    monkeypatch.setattr("skbayes.inference.auto.MOST_PARAMS", 100)
+    estimator((65,), random_state=0).fit(X, y)
+    assert repr(chosen[1]) == "Anchored()"
+
+
 def test_a_default_fit_and_what_it_says():
     """Short chains, a warning that names them, and a warm start that goes on with them."""
     rng = np.random.default_rng(0)
