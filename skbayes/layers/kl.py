@@ -158,7 +158,8 @@ def kl_log_uniform_molchanov(log_alpha: Tensor) -> Tensor:
     .. math:: -\text{KL} \approx k_1 \sigma(k_2 + k_3 \log \alpha)
               - \tfrac12 \log(1 + \alpha^{-1}) - k_1,
 
-    with k = 0.63576, 1.87320, 1.48695 (their section 4). Good for all alpha: the error is at most 0.0095.
+    with k = 0.63576, 1.87320, 1.48695 (their section 4). It is good for all alpha: the
+    error is at most 0.0095.
     """
     k1, k2, k3 = MOLCHANOV
     # 1 - sigmoid(x) = sigmoid(-x)
@@ -172,7 +173,8 @@ def kl_log_uniform_kingma(log_alpha: Tensor) -> Tensor:
               + \text{const}, \qquad \alpha \le 1,
 
     with c = 1.16145124, -1.50204118, 0.58629921 (their section 3.3). The paper leaves the
-    constant open; here it makes the values agree with the exact ones, to 0.023. Far outside alpha <= 1 it falls without bound.
+    constant open; here it makes the values agree with the exact ones, to 0.023. Above one it
+    falls without bound.
 
     Raises
     ------
