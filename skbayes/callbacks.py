@@ -56,6 +56,9 @@ class WatchedLogPosterior(LogPosterior):
         out.last_theta = [None]
         return out
 
+    def seen(self, theta):
+        self.last_theta[0] = theta
+
     def _evaluate(self, theta, with_value):
         self.last_theta[0] = theta
         return super()._evaluate(theta, with_value)

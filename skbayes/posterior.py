@@ -45,9 +45,12 @@ class Posterior:
         Shape of ``draws``.
     log_evidence : float or None
         Log evidence in the units that the network sees, where the method gives one.
+    elbo : float or None
+        Lower bound of it, where the method gives one.
     """
 
     log_evidence: float | None = None
+    elbo: float | None = None
 
     def __init__(
         self,

@@ -162,6 +162,14 @@ class LogPosterior(Density):
         return self.layout.n_params
 
     @property
+    def factor(self) -> float:
+        """What the sum over rows is multiplied by: rows that it stands for / rows in it."""
+        return self._factor
+
+    def seen(self, theta: Tensor) -> None:
+        """Be told of theta by a method that does not ask for gradients there; see callbacks."""
+
+    @property
     def _total(self) -> Tensor | float:
         """Sum of the rows' weights, a number or (n_chains,)."""
         if self.weight is None:

@@ -14,6 +14,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from skbayes.layers.kl import kl_normal, kl_normal_laplace
+
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -244,6 +246,24 @@ class BoundPrior:
         """
         raise NotImplementedError("abstract")
 
+    def kl(self, mean: Tensor, var: Tensor, hyper: Tensor | None = None) -> Tensor | None:
+        r"""KL of independent normals from the prior (n_chains,), differentiable.
+
+        Parameters
+        ----------
+        mean, var : Tensor of shape (n_chains, n_network)
+            Moments of q over theta's network part.
+        hyper : Tensor of shape (n_chains, n_hyper), optional
+            A draw h of the hyper-parameters, where the prior has some. The answer is then
+            :math:`\text{KL}(q(w) \,\|\, p(w \mid h)) - \log p(h)`.
+
+        Returns
+        -------
+        Tensor or None
+            None where there is no closed form.
+        """
+        return None
+
     def sample(self, streams, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """One draw per chain of theta's network part and of the hyper-parameters."""
         raise NotImplementedError("abstract")
@@ -287,6 +307,9 @@ class BoundNormal(BoundPrior):
             grad = _plus(plus, net * self._vector("grad", -(self.scales**-2.0), net))
         return value.add_(self._constant), grad, hyper
 
+    def kl(self, mean, var, hyper=None):
+        return kl_normal(mean, var, 0.0, self._vector("variance", self.scales**2.0, mean)).sum(1)
+
     def sample(self, streams, dtype, device):
         z = streams.normal(len(self.scales), dtype=dtype, device=device)
         return z * self._scale_tensor(dtype, device), self._no_hyper(len(z), dtype, device)
@@ -300,6 +323,9 @@ class BoundLaplace(BoundPrior):
         exact = self._vector("rate", 1.0 / self.scales, net, torch.float64)
         value = -(net.double().abs() @ exact) - float(np.log(2.0 * self.scales).sum())
         return value, _plus(plus, net.sign() * rate, -1.0), hyper
+
+    def kl(self, mean, var, hyper=None):
+        return kl_normal_laplace(mean, var, self._vector("scale", self.scales, mean)).sum(1)
 
     def sample(self, streams, dtype, device):
         u = streams.uniform(len(self.scales), dtype=torch.float64, device=device) - 0.5
@@ -372,6 +398,9 @@ class BoundHierarchical(BoundPrior):
         value = -0.5 * (net.double() ** 2).sum(1) - 0.5 * (hyper.double() ** 2).sum(1)
         value -= 0.5 * LOG_2PI * (net.shape[1] + hyper.shape[1])
         return value, _plus(plus, net, -1.0), -hyper
+
+    def kl(self, mean, var, hyper=None):
+        return kl_normal(mean, var).sum(1) + 0.5 * (hyper**2 + LOG_2PI).sum(1)
 
     def sample(self, streams, dtype, device):
         net = streams.normal(len(self.scales), dtype=dtype, device=device)
