@@ -57,6 +57,7 @@ class WatchedLogPosterior(LogPosterior):
         return out
 
     def seen(self, theta):
+        """Remember theta, see `LogPosterior.seen`."""
         self.last_theta[0] = theta
 
     def _evaluate(self, theta, with_value):

@@ -59,7 +59,7 @@ METHOD_SETTINGS = {
         2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=40, learning_rate=0.02)}
     ),
     "subspace": Subspace(n_dims=2, n_chains=2, n_warmup=10, n_draws=10, init=SWAG(**_PATH)),
-    "vi": VI(n_draws=10, max_epochs=150, learning_rate=0.05),
+    "vi": VI(n_draws=10, max_epochs=60, learning_rate=0.1),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 

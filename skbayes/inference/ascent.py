@@ -175,6 +175,6 @@ def _epoch(target, streams: Streams, batch_size: int, feed, t: int, per_epoch: i
     for k in range(per_epoch):
         if feed is not None:
             window, index = feed.draw(streams, t + k)
-            yield window.minibatch(index[0])
+            yield window if index is None else window.minibatch(index[0])
         else:
             yield target.minibatch(order[k * batch_size : (k + 1) * batch_size])

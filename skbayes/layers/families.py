@@ -86,9 +86,11 @@ class MeanField(Family):
         self._is_mapped = self.prior.n_hyper > 0 or _maps(self.prior)
 
     def moments(self):
+        """See `Family.moments`."""
         return self.mean, self.log_var.exp()
 
     def given(self, mean, var, hyper):
+        """See `Family.given`."""
         if not self._is_mapped:
             return mean, var
         # weights are linear in theta's network part
@@ -99,19 +101,22 @@ class MeanField(Family):
         )
 
     def kl(self, mean, var, noise):
+        """See `Family.kl`."""
         out = self.likelihood.kl(*(self.layout.split(part[None])[1] for part in (mean, var)))
         return (out + prior_kl(self.prior, self.layout, mean, var, noise)).sum()
 
     def centre(self):
+        """See `Family.centre`."""
         return self.mean.detach()
 
     def sample(self, n, noise):
+        """See `Family.sample`."""
         mean, var = (part.detach() for part in self.moments())
         return torch.addcmul(mean, var.sqrt(), noise.normal(n, len(mean), like=mean))
 
 
 def starting_deviation(log_posterior, share: float, like: Tensor) -> Tensor:
-    """Deviations (n_params,) to start from: ``share`` of 1 / sqrt(fan-in) for weights, else of 1."""
+    """Deviations (n_params,): a share of 1 / sqrt(fan-in) for weights, and of one for all else."""
     network, prior = log_posterior.network, log_posterior.prior
     std = np.ones(network.n_params)
     for layer in network.layers:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -74,7 +73,9 @@ class VariationalNetwork:
         self._frozen_bias = {  # biases that are not inferred
             name: part.bias.detach()
             for name, part in module.named_modules()
-            if name in names and part.bias is not None and f"{name}.bias".lstrip(".") not in self.slices
+            if name in names
+            and part.bias is not None
+            and f"{name}.bias".lstrip(".") not in self.slices
         }
         self.module = convert(module, noise, names)
         self.layers = {
@@ -90,7 +91,9 @@ class VariationalNetwork:
         for name in mine & set(self.names):
             self.is_noisy[self.slices[name]] = True
 
-    def forward(self, mean: Tensor, var: Tensor | None, x: Tensor, units: Units | None = None) -> Tensor:
+    def forward(
+        self, mean: Tensor, var: Tensor | None, x: Tensor, units: Units | None = None
+    ) -> Tensor:
         """Outputs (1, n_outputs, n) of rows x, with noise.
 
         Parameters

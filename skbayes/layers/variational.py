@@ -85,6 +85,13 @@ class VariationalLayer(nn.Module):
         "local", "flipout" or "mean".
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
+    weight_var: Tensor | None
+    bias_var: Tensor | None
+    z_in: Tensor | None
+    z_out: Tensor | None
+
     def __init__(self, part: nn.Module, noise: Noise) -> None:
         super().__init__()
         self.noise = noise
@@ -108,9 +115,15 @@ class VariationalLayer(nn.Module):
         ``z_in`` (n, inputs) and ``z_out`` (n, outputs) are factors of the input and output units or
         channels of every row.
         """
-        self.weight, self.bias = weight, bias
-        self.weight_var, self.bias_var = weight_var, bias_var
-        self.z_in, self.z_out = z_in, z_out
+        # not by setattr, which looks for parameters and takes several microseconds each
+        self.__dict__.update(
+            weight=weight,
+            bias=bias,
+            weight_var=weight_var,
+            bias_var=bias_var,
+            z_in=z_in,
+            z_out=z_out,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs for rows x, as the part that this stands for has them."""
@@ -176,7 +189,9 @@ def convert(module: nn.Module, noise: Noise, names: set[str]) -> nn.Module:
         return VariationalLayer(module, noise)
     for name in names:
         path, _, last = name.rpartition(".")
-        setattr(module.get_submodule(path), last, VariationalLayer(module.get_submodule(name), noise))
+        setattr(
+            module.get_submodule(path), last, VariationalLayer(module.get_submodule(name), noise)
+        )
     return module
 
 
@@ -201,7 +216,9 @@ def layers_of(module: nn.Module, x: Tensor) -> set[str]:
     calls: dict[str, int] = {}
     hooks = []
     for name, part in module.named_modules():
-        shared = any(owners[id(values)] > 1 for values in part._parameters.values() if values is not None)
+        shared = any(
+            owners[id(values)] > 1 for values in part._parameters.values() if values is not None
+        )
         # derived classes may use their weights in other ways
         if type(part) in KINDS and not shared:
             calls[name] = 0
