@@ -103,6 +103,7 @@ def ascend(
                     grads = torch.autograd.grad(loss, family.leaves)
                 for optimiser, leaf, grad in zip(optimisers, family.leaves, grads, strict=True):
                     optimiser.step(leaf.detach(), grad, rate)
+                family.project()
                 values.append((bound.log_likelihood - bound.kl).detach())
                 t += 1
             numbers = torch.stack(values).double().mul_(scale).cpu().numpy()
@@ -171,10 +172,11 @@ def _epoch(target, streams: Streams, batch_size: int, feed, t: int, per_epoch: i
     if feed is None and batch_size >= target.n:
         yield target
         return
-    order = None if feed is not None else streams.permutation(target.n)[0]
-    for k in range(per_epoch):
-        if feed is not None:
-            window, index = feed.draw(streams, t + k)
-            yield window if index is None else window.minibatch(index[0])
-        else:
-            yield target.minibatch(order[k * batch_size : (k + 1) * batch_size])
+    if feed is not None:
+        for k in range(per_epoch):
+            window, rows = feed.draw(streams, t + k)
+            yield window if rows is None else window.minibatch(rows[0])
+        return
+    order = streams.permutation(target.n)[0]
+    for start in range(0, target.n, batch_size):
+        yield target.minibatch(order[start : start + batch_size])

@@ -11,6 +11,7 @@ from skbayes.inference.ascent import ascend
 from skbayes.inference.base import Method, to_numpy
 from skbayes.layers.families import MeanField
 from skbayes.layers.objective import Objective
+from skbayes.layers.passes import VariationalNetwork
 from skbayes.layers.variational import ESTIMATORS, Noise
 from skbayes.posterior import Posterior
 
@@ -92,7 +93,8 @@ class VI(Method):
         theta = log_posterior.initial(streams) if theta0 is None else theta0
         noise = Noise(int(streams.generators[0].integers(2**62)), log_posterior.device)
         family = MeanField(log_posterior, theta[0], self.init_scale)
-        objective = Objective(log_posterior, family, noise, self.estimator)
+        network = VariationalNetwork.of(log_posterior, noise, self.estimator)
+        objective = Objective(log_posterior, family, network)
         n = log_posterior.n
         batch_size = self.batch_size or (n if n <= 1024 else 256)
         max_epochs = self.max_epochs or max(20, math.ceil(STEPS * min(batch_size, n) / n))

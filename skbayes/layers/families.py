@@ -26,6 +26,12 @@ class Family:
 
     leaves: list[Tensor]
 
+    draws_others = True
+    """Whether parameters that are not of a variational layer are random too."""
+
+    def project(self) -> None:
+        """Bring the leaves back to where they may be; called after every step."""
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of theta, each (n_params,), differentiable."""
         raise NotImplementedError("abstract")

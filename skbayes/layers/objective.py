@@ -8,7 +8,6 @@ from torch import Tensor
 
 from skbayes.layers.families import Family
 from skbayes.layers.passes import VariationalNetwork, plain_rows
-from skbayes.layers.variational import Noise
 
 
 class Bound(NamedTuple):
@@ -36,20 +35,14 @@ class Objective:
         Of all data.
     family : Family
         q.
-    noise : Noise
-        Random numbers.
-    estimator : str
-        See `VariationalNetwork`.
+    network : VariationalNetwork
+        Of the log posterior's network; has the random numbers and the estimator.
     """
 
-    def __init__(
-        self, log_posterior, family: Family, noise: Noise, estimator: str = "local"
-    ) -> None:
-        self.target, self.family, self.noise = log_posterior, family, noise
-        self.estimator = estimator
+    def __init__(self, log_posterior, family: Family, network: VariationalNetwork) -> None:
+        self.target, self.family, self.network = log_posterior, family, network
+        self.noise = network.noise
         self.layout = log_posterior.layout
-        example = plain_rows(log_posterior.rows(_first_rows(log_posterior.n)).inputs)
-        self.network = VariationalNetwork(log_posterior.network, example, noise, estimator)
 
     def __call__(self, part) -> Bound:
         """Estimate the bound from a minibatch, as `LogPosterior.minibatch` gives it."""
@@ -62,19 +55,14 @@ class Objective:
         x = plain_rows(part.inputs)
         net, params, hyper = self.layout.split(mean)
         net_var, params_var, hyper_var = self.layout.split(var)
-        if self.estimator != "mean":
+        if self.network.estimator != "mean":
             params = self.noise.draw(params, params_var) if len(params) else params
             hyper = self.noise.draw(hyper, hyper_var) if len(hyper) else hyper
         weights, variances = self.family.given(net, net_var, hyper)
         units = self.family.units(len(x), self.noise)
-        outputs = self.network.forward(weights, variances, x, units)
+        others = self.family.draws_others
+        outputs = self.network.forward(weights, variances, x, units, draws_others=others)
         logs = part.likelihood.pointwise(outputs, params[None], part.y)
         if part.weight is not None:
             logs = logs * part.weight
         return part.factor * logs.sum()
-
-
-def _first_rows(n: int):
-    import numpy as np
-
-    return np.arange(min(n, 8))

@@ -46,6 +46,12 @@ class VariationalNetwork:
         Which parameters are of a variational layer.
     """
 
+    @classmethod
+    def of(cls, log_posterior, noise: Noise, estimator: str = "local") -> VariationalNetwork:
+        """That of a log posterior, tried out on its first rows."""
+        rows = log_posterior.rows(np.arange(min(log_posterior.n, 2)))
+        return cls(log_posterior.network, plain_rows(rows.inputs), noise, estimator)
+
     def __init__(self, network, rows: Tensor, noise: Noise, estimator: str = "local") -> None:
         self.network, self.noise, self.estimator = network, noise, estimator
         if isinstance(network, MLPNetwork):
@@ -66,9 +72,7 @@ class VariationalNetwork:
             for name, stop, size in zip(self.names, stops, self._sizes, strict=True)
         }
         names = {
-            name
-            for name in layers_of(module, rows[:2])
-            if f"{name}.weight".lstrip(".") in self.slices
+            name for name in layers_of(module, rows) if f"{name}.weight".lstrip(".") in self.slices
         }
         self._frozen_bias = {  # biases that are not inferred
             name: part.bias.detach()
@@ -92,7 +96,13 @@ class VariationalNetwork:
             self.is_noisy[self.slices[name]] = True
 
     def forward(
-        self, mean: Tensor, var: Tensor | None, x: Tensor, units: Units | None = None
+        self,
+        mean: Tensor,
+        var: Tensor | None,
+        x: Tensor,
+        units: Units | None = None,
+        *,
+        draws_others: bool = True,
     ) -> Tensor:
         """Outputs (1, n_outputs, n) of rows x, with noise.
 
@@ -104,6 +114,8 @@ class VariationalNetwork:
             Rows.
         units : dict, optional
             Factors of units by the names of layers.
+        draws_others : bool
+            Whether parameters that are of no variational layer are random, or at their means.
         """
         if var is not None and self.estimator == "weight":
             mean, var = self.noise.draw(mean, var), None
@@ -121,7 +133,9 @@ class VariationalNetwork:
                 *(units or {}).get(name, (None, None)),
             )
         others = {
-            name: self.noise.draw(means[name], variances[name]) if variances else means[name]
+            name: self.noise.draw(means[name], variances[name])
+            if variances and draws_others
+            else means[name]
             for name in self._others
         }
         try:
