@@ -17,7 +17,7 @@ def output_mean_and_variance(
 ) -> tuple[Tensor, Tensor]:
     r"""Exact mean and variance of the outputs of a network with at most one hidden layer.
 
-    Hinton and van Camp (1993, section 5): with independent normal weights the input of a hidden
+    Hinton and van Camp (1993): with independent normal weights the input of a hidden
     unit is normal, with
 
     .. math:: \mu_j = \sum_i m_{ij} x_i + m_j, \qquad \sigma_j^2 = \sum_i v_{ij} x_i^2 + v_j,

@@ -24,7 +24,7 @@ class FlatObjective:
     *By reparameterisation*, theta is a function of the trained parameters phi and of noise, and the
     integrand is differentiated along it. In log q only theta is differentiated and phi is not: the
     expectation of what is left out is zero, and where q is the posterior itself the gradient has no
-    noise at all (Roeder, Wu and Duvenaud, 2017, section 3).
+    noise at all (Roeder, Wu and Duvenaud, 2017).
 
     *By the score function* (Williams, 1992; Ranganath, Gerrish and Blei, 2014, equation 2), only
     values of the integrand f are needed, which may jump:
@@ -34,7 +34,7 @@ class FlatObjective:
 
     Any baseline b that is independent of theta leaves the expectation alone and changes the
     variance. The baseline of a draw is made from the other draws: their mean f ("mean"; Mnih and
-    Rezende, 2016, section 2.6), or for each entry of phi the coefficient of Ranganath et al. (2014,
+    Rezende, 2016), or for each entry of phi the coefficient of Ranganath et al. (2014,
     section 3.2) for the control variate :math:`h = \nabla_\phi \log q`, of mean zero ("optimal"):
 
     .. math:: b_j = \frac{\sum f h_j^2}{\sum h_j^2}.
