@@ -38,7 +38,10 @@ class LeNet(nn.Module):
         act = torch.sigmoid if self.style == "size" else F.relu
         x = F.max_pool2d(act(self.conv1(x)), 2)
         x = F.dropout(F.max_pool2d(torch.tanh(self.conv2(x)), 2), training=self.training)
-        x = x.view(x.size(0), -1) if self.style == "size" else x.view(-1, self.fc1.in_features)
+        if self.style == "columns":
+            x = x.view(-1, self.fc1.in_features)
+        else:
+            x = x.view(x.size(0) if self.style == "size" else x.shape[0], -1)
         return F.log_softmax(self.fc2(F.relu(self.fc1(x))), dim=1)
 
 
@@ -70,6 +73,7 @@ NETWORKS = {
     "lenet": (LeNet, (1, 12, 12)),
     "lenet-padded": (lambda: LeNet(2), (1, 12, 12)),
     "lenet-view": (lambda: LeNet(1, "columns"), (1, 12, 12)),
+    "lenet-shape": (lambda: LeNet(1, "shape"), (1, 12, 12)),
     "residual": (Residual, (20,)),
     "norms": (
         lambda: nn.Sequential(

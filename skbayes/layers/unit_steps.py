@@ -173,7 +173,7 @@ def pads_with_zeros(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Linear):
         return False
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    return layer.padding_mode == "zeros" and _any_padding(layer.padding)
+    return bool(layer.padding_mode == "zeros" and _any_padding(layer.padding))
 
 
 def _any_padding(padding) -> bool:
@@ -197,5 +197,12 @@ def _is_view_as_rows(node: fx.Node) -> bool:
     if node.op != "call_method" or node.target not in ("view", "reshape") or len(node.args) != 3:
         return False
     _, rows, columns = node.args
-    of_rows = isinstance(rows, fx.Node) and node.args[0] in rows.all_input_nodes
-    return (of_rows or rows == -1) and isinstance(columns, int)
+    of_rows = isinstance(rows, fx.Node) and _source(rows) is node.args[0]
+    return isinstance(columns, int) and (of_rows or bool(rows == -1))
+
+
+def _source(size: fx.Node) -> fx.Node:
+    """The node whose number of rows this is: of ``x.size(0)`` or ``x.shape[0]``."""
+    source = size.all_input_nodes[0]
+    is_shape = source.target is getattr and source.args[1:] == ("shape",)
+    return source.all_input_nodes[0] if is_shape else source
