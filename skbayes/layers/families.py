@@ -140,24 +140,24 @@ def prior_kl(prior, layout, mean: Tensor, var: Tensor, noise: Noise) -> Tensor:
 
     With h a draw of the hyper-parameters, its estimate is
 
-    .. math:: \text{KL}(q(w) \,\|\, p(w \mid h)) - \log p(h) - H(q(h)),
+    .. math:: \text{KL}(q(w) \,\|\, p(w \mid h)) + \text{KL}(q(h) \,\|\, p(h)),
 
-    which is exact where there are none and the first term has a closed form, and
+    where the first term has a closed form (the second has; without hyper-parameters all is exact),
+    and
 
-    .. math:: \log q(w) - \log p(w, h) - H(q(h))
+    .. math:: -H(q(w)) - H(q(h)) - \log p(w, h)
 
-    with a draw w, its entropy taken exactly, where it has none (Blundell et al., 2015, section 3.2,
-    with both terms drawn).
+    with a draw w too where it has none (Blundell et al., 2015, section 3.2, draw the entropy as
+    well).
     """
     net, _, hyper = layout.split(mean[None])
     net_var, _, hyper_var = layout.split(var[None])
-    drawn = hyper
-    if hyper.shape[1]:
-        drawn = noise.draw(hyper, hyper_var)
+    drawn = noise.draw(hyper, hyper_var) if hyper.shape[1] else hyper
     closed = prior.kl(net, net_var, drawn)
-    if closed is None:
-        closed = -_entropy(net_var) - _LogPrior.apply(noise.draw(net, net_var), drawn, prior)
-    return (closed - _entropy(hyper_var)).sum() if hyper.shape[1] else closed.sum()
+    if closed is not None:
+        return (closed + prior.hyper_kl(hyper, hyper_var)).sum()
+    log_prior = _LogPrior.apply(noise.draw(net, net_var), drawn, prior)
+    return -(_entropy(net_var) + _entropy(hyper_var) + log_prior).sum()
 
 
 def _entropy(var: Tensor) -> Tensor:
