@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -42,6 +43,8 @@ class VariationalNetwork:
         Names of the parameters in the module, in the order of theta.
     slices : dict of str to slice
         Where they lie in theta.
+    flipped : set of str
+        Those that theta has transposed.
     is_noisy : ndarray of shape (n_params,)
         Which parameters are of a variational layer.
     """
@@ -58,11 +61,11 @@ class VariationalNetwork:
             like = np.zeros(network.n_params)
             module = network.to_module(like).to(dtype=rows.dtype, device=rows.device)
             self.names = [name for name, _ in module.named_parameters()]
-            self._flipped = {name for name in self.names if name.endswith("weight")}
+            self.flipped = {name for name in self.names if name.endswith("weight")}
         else:
             module = network.new_module(rows.dtype, rows.device)
             self.names = [name for name, _ in network.parameters()]
-            self._flipped = network.transposed
+            self.flipped = network.transposed
         shapes = [shape for _, shape in network.parameters()]
         self._shapes = dict(zip(self.names, shapes, strict=True))
         self._sizes = [math.prod(shape) for shape in shapes]
@@ -121,8 +124,8 @@ class VariationalNetwork:
             mean, var = self.noise.draw(mean, var), None
         elif self.estimator == "mean":
             var = None
-        means = self._cut(mean)
-        variances = {} if var is None else self._cut(var)
+        means = self.cut(mean)
+        variances = {} if var is None else self.cut(var)
         for name, layer in self.layers.items():
             weight, bias = f"{name}.weight".lstrip("."), f"{name}.bias".lstrip(".")
             layer.put(
@@ -147,14 +150,29 @@ class VariationalNetwork:
             values = self.network.columns(values)
         return values.mT[None]
 
-    def _cut(self, flat: Tensor) -> dict[str, Tensor]:
+    def cut(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters as the module has them, views of a flat tensor (n_params,)."""
         parts = flat.split(self._sizes)
         out = {}
         for name, part in zip(self.names, parts, strict=True):
             values = part.view(self._shapes[name])
-            out[name] = values.mT if name in self._flipped else values
+            out[name] = values.mT if name in self.flipped else values
         return out
+
+    def scaled_squares(self, flat: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
+        """Squares of the layers' weights times factors, (n_params,); zero for all else.
+
+        Factors go by the names of layers and broadcast with the weight as the module has it.
+        """
+        out = []
+        by_weight = {f"{name}.weight".lstrip("."): values for name, values in factors.items()}
+        for name, part in self.cut(flat).items():
+            if name in by_weight:
+                values = part * part * by_weight[name]
+                out.append((values.mT if name in self.flipped else values).reshape(-1))
+            else:
+                out.append(part.new_zeros(part.numel()))
+        return torch.cat(out)
 
 
 def plain_rows(inputs) -> Tensor:

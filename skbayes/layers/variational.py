@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,6 +85,12 @@ class VariationalLayer(nn.Module):
     ----------
     estimator : str
         "local", "flipout" or "mean".
+    n_in, n_out, n_weights : int
+        Units or channels on either side, and weights.
+    weight_shape : tuple of int
+        As the part has it.
+    n_blocks : int
+        Groups of channels that see only each other.
     """
 
     weight: Tensor | None
@@ -97,6 +105,10 @@ class VariationalLayer(nn.Module):
         self.noise = noise
         self.estimator = "local"
         self.is_linear = isinstance(part, nn.Linear)
+        self.weight_shape = tuple(part.weight.shape)  # type: ignore[union-attr, arg-type]
+        self.n_weights = math.prod(self.weight_shape)
+        self.n_blocks = 1 if self.is_linear else int(part.groups)  # type: ignore[arg-type]
+        self.n_in, self.n_out = self.weight_shape[1] * self.n_blocks, self.weight_shape[0]
         # the part itself makes convolutions, whose padding has many kinds; hidden from `parameters`
         self._part = (part,)
         self.put(None, None)
