@@ -169,10 +169,17 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             posterior.state.update(data=print_of_data, shape=X.shape)
         self._reservoir = None  # partial_fit goes on with what it has seen itself
         self._store(posterior, data.inside, seed)
-        self.__dict__.pop("log_evidence_", None)
-        if posterior.log_evidence is not None:
-            units = target.total_weight * self._log_unit()
-            self.log_evidence_ = posterior.log_evidence - units
+        for name in ("log_evidence", "elbo"):
+            self.__dict__.pop(f"{name}_", None)
+            value = getattr(posterior, name)
+            if value is not None:
+                setattr(self, f"{name}_", value - target.total_weight * self._log_unit())
+        self.__dict__.pop("description_length_", None)
+        if posterior.elbo_parts is not None:
+            fit, kl = posterior.elbo_parts
+            fit -= target.total_weight * self._log_unit()
+            bits = {"error": -fit / np.log(2.0), "complexity": kl / np.log(2.0)}
+            self.description_length_ = {**bits, "total": sum(bits.values())}
         self._warn(f" (method='auto' took {method!r}.)" if auto else "")
         return self
 

@@ -56,6 +56,10 @@ class WatchedLogPosterior(LogPosterior):
         out.last_theta = [None]
         return out
 
+    def seen(self, theta):
+        """Remember theta, see `LogPosterior.seen`."""
+        self.last_theta[0] = theta
+
     def _evaluate(self, theta, with_value):
         self.last_theta[0] = theta
         return super()._evaluate(theta, with_value)

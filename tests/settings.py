@@ -14,6 +14,7 @@ from skbayes.inference import (
     SGLMC,
     SGNHT,
     SWAG,
+    VI,
     AdjustedMCLMC,
     Anchored,
     ConstantSGD,
@@ -58,6 +59,7 @@ METHOD_SETTINGS = {
         2, 3, **{**_PATH, "init": Ensemble(2, max_epochs=40, learning_rate=0.02)}
     ),
     "subspace": Subspace(n_dims=2, n_chains=2, n_warmup=10, n_draws=10, init=SWAG(**_PATH)),
+    "vi": VI(n_draws=10, max_epochs=60, learning_rate=0.1),
 }
 """Method objects by the names in `skbayes.inference.METHODS`; a new method adds its line here."""
 
@@ -88,6 +90,7 @@ TARGET_SETTINGS = {
     "swag": SWAG(n_draws=100, init=MAP()),
     "multiswag": MultiSWAG(3, 20, init=_MODES),
     "subspace": Subspace("random", 4, n_warmup=50, n_draws=50, init=MAP()),
+    "vi": VI(n_draws=500, learning_rate=0.03, max_epochs=700),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known.
 

@@ -11,8 +11,10 @@ from scipy import integrate, stats
 from skbayes.inference import Streams
 from skbayes.model import (
     HierarchicalPrior,
+    HorseshoePrior,
     Inputs,
     LaplacePrior,
+    LearnedMixturePrior,
     LogPosterior,
     MLPNetwork,
     Normal,
@@ -26,6 +28,8 @@ PRIORS = {
     "laplace": LaplacePrior(),
     "student_t": StudentTPrior(),
     "hierarchical": HierarchicalPrior(),
+    "learned_mixture": LearnedMixturePrior(),
+    "horseshoe": HorseshoePrior(),
 }
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 

@@ -21,6 +21,7 @@ from skbayes.inference.sglmc import SGLMC
 from skbayes.inference.streams import Streams
 from skbayes.inference.subspace import Subspace
 from skbayes.inference.swag import SWAG, MultiSWAG
+from skbayes.inference.vi import VI
 
 METHODS: dict[str, type[Method]] = {
     "map": MAP,
@@ -45,6 +46,7 @@ METHODS: dict[str, type[Method]] = {
     "swag": SWAG,
     "multiswag": MultiSWAG,
     "subspace": Subspace,
+    "vi": VI,
 }
 """Methods by the names that ``method=`` takes."""
 
@@ -63,6 +65,7 @@ __all__ = [
     "SGLMC",
     "SGNHT",
     "SWAG",
+    "VI",
     "AdjustedMCLMC",
     "Anchored",
     "ConstantSGD",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.special import dawsn
 from torch import Tensor
+
+from skbayes.layers.kl import kl_log_uniform_and_slope
 
 TEMPERATURE = 0.1  # of the concrete distribution, as its authors of concrete dropout take it
 LOWEST, HIGHEST = 0.001, 0.5  # rates that are learned stay between these
@@ -113,13 +114,8 @@ class Masks:
 
         .. math:: \sum_l K_l H(p_l), \qquad H(p) = -p \log p - (1 - p) \log(1 - p).
 
-        Gaussian: minus the divergence from p(log |m|) constant (Kingma, Salimans and Welling,
-        2015, section 3), made zero at infinite alpha. With J a Poisson number of mean
-        lambda = 1 / (2 alpha), psi the digamma function and D Dawson's integral,
-
-        .. math:: \text{KL} = \tfrac12 (\mathbb{E}\, \psi(\tfrac12 + J) - \psi(\tfrac12))
-                  = 2 \int_0^{\sqrt\lambda} D(t)\, dt, \qquad
-                  \frac{d \text{KL}}{d \log \alpha} = -\sqrt\lambda\, D(\sqrt\lambda).
+        Gaussian: minus the divergence from the log-uniform prior (Kingma, Salimans and Welling,
+        2015, section 3), see `skbayes.layers.kl.kl_log_uniform`; eta is log alpha.
         """
         exact = eta.double()
         if self.kind == "binary":
@@ -127,12 +123,8 @@ class Masks:
             value = torch.nn.functional.softplus(exact) - p * exact
             grad = -exact * p * (1.0 - p)
         else:
-            root = torch.exp(-0.5 * exact).mul_(0.5**0.5).cpu().numpy()  # of lambda
-            nodes, weights = np.polynomial.legendre.leggauss(64)
-            at = 0.5 * root[..., None] * (1.0 + nodes)
-            kl = 2.0 * (0.5 * root) * (dawsn(at) @ weights)
-            value = -torch.as_tensor(kl, device=eta.device)
-            grad = torch.as_tensor(root * dawsn(root), device=eta.device)
+            kl, slope = kl_log_uniform_and_slope(exact)
+            value, grad = -kl, -slope
         return (value * self._sizes).sum(1), (grad * self._sizes).to(eta.dtype)
 
 

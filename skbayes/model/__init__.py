@@ -7,10 +7,16 @@ from skbayes.model.module_network import ModuleNetwork
 from skbayes.model.module_source import ModuleSource
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import (
+    FlatPrior,
     HierarchicalPrior,
+    HorseshoePrior,
     LaplacePrior,
+    LearnedMixturePrior,
+    LogUniformPrior,
     NormalPrior,
     Prior,
+    ScaleMixturePrior,
+    SpikeAndSlabPrior,
     StudentTPrior,
 )
 from skbayes.model.tensor_inputs import TensorInputs
@@ -18,18 +24,24 @@ from skbayes.model.tensor_inputs import TensorInputs
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "FlatPrior",
     "HierarchicalPrior",
+    "HorseshoePrior",
     "Inputs",
     "LaplacePrior",
     "Layout",
+    "LearnedMixturePrior",
     "Likelihood",
     "LogPosterior",
+    "LogUniformPrior",
     "MLPNetwork",
     "ModuleNetwork",
     "ModuleSource",
     "Normal",
     "NormalPrior",
     "Prior",
+    "ScaleMixturePrior",
+    "SpikeAndSlabPrior",
     "StudentTPrior",
     "TensorInputs",
 ]

@@ -103,6 +103,16 @@ class Inputs:
             raise ValueError("minibatches that differ from chain to chain have no common rows.")
         return rows.view(*index.shape, -1)
 
+    def plain(self) -> Tensor:
+        """Rows as they are, dense and without the column of ones, (n, n_features)."""
+        if self._sparse is not None:
+            kind = _numpy_dtype(self.dtype)
+            return torch.as_tensor(self._sparse.toarray().astype(kind), device=self.device)
+        if self._rows is None:
+            raise ValueError("minibatches that differ from chain to chain have no common rows.")
+        rows = self._rows[:, :-1]
+        return rows if self.scale == 1.0 else rows / self.scale
+
     def padded(self, n: int) -> int:
         """Length of the buffer that `times` wants for n rows.
 

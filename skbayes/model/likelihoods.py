@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from skbayes.layers.kl import kl_normal
+
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -49,6 +51,13 @@ class Likelihood:
     def sample_prior(self, streams, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Own parameters drawn from their prior, (n_chains, n_params)."""
         return torch.zeros((streams.n_chains, self.n_params), dtype=dtype, device=device)
+
+    def kl(self, mean: Tensor, var: Tensor) -> Tensor:
+        """KL of independent normals from the prior of the own parameters, (n_chains,).
+
+        ``mean`` and ``var`` are (n_chains, n_params).
+        """
+        return mean.sum(1)  # of nothing: zero
 
     def prepare(self, params: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
         """Whatever `gradient` needs besides the outputs, each (1 or n_chains, ..., 1 or n).
@@ -241,6 +250,9 @@ class Normal(Likelihood):
         value = -0.5 * (z * z).sum(1)
         value -= self.n_outputs * (math.log(self.prior_scale) + 0.5 * LOG_2PI)
         return value, params * (-1.0 / self.prior_scale**2)
+
+    def kl(self, mean, var):
+        return kl_normal(mean, var, 0.0, self.prior_scale**2).sum(1)
 
     def sample_prior(self, streams, dtype, device):
         return self.prior_scale * streams.normal(self.n_params, dtype=dtype, device=device)

@@ -162,6 +162,14 @@ class LogPosterior(Density):
         return self.layout.n_params
 
     @property
+    def factor(self) -> float:
+        """What the sum over rows is multiplied by: rows that it stands for / rows in it."""
+        return self._factor
+
+    def seen(self, theta: Tensor) -> None:
+        """Be told of theta by a method that does not ask for gradients there; see callbacks."""
+
+    @property
     def _total(self) -> Tensor | float:
         """Sum of the rows' weights, a number or (n_chains,)."""
         if self.weight is None:
@@ -315,10 +323,15 @@ class LogPosterior(Density):
 
         These have a gradient of zero and no prior, so that the density is that of the weights.
         """
+        out = self.with_prior(prior)
+        out._frozen = self.likelihood.n_params > 0
+        return out
+
+    def with_prior(self, prior: BoundPrior) -> LogPosterior:
+        """The same posterior with another prior."""
         out = copy.copy(self)
         out.prior = prior
         out.layout = Layout(self.network, self.likelihood, prior)
-        out._frozen = self.likelihood.n_params > 0
         return out
 
     def gauss_newton(self, theta: Tensor, hessian: str, last_layer: bool = False):

@@ -155,6 +155,15 @@ class ModuleNetwork:
                 named[name].copy_(values[0])
         return module
 
+    @property
+    def transposed(self) -> set[str]:
+        """Names of the weights that theta holds the other way round than the module."""
+        return self._transposed
+
+    def new_module(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Return the module for rows in training, on whose weights nothing depends."""
+        return self._hydrate(dtype, device, False)
+
     def load_into(self, module: nn.Module, weights: Tensor) -> None:
         """Copy weights (n_params,) into a module of the same source."""
         named = dict(module.named_parameters())
@@ -330,17 +339,17 @@ class ModuleNetwork:
         if n_chains > 1 and not loop:
 
             def one(part, x):
-                return self._columns(functional_call(module, part, (x,)))
+                return self.columns(functional_call(module, part, (x,)))
 
             return vmap(one, in_dims=(0, 0 if inputs.per_chain else None))(named, X)
         out = []
         for c in range(n_chains):
             part = {name: values[c] for name, values in named.items()}
             x = X[c] if inputs.per_chain else X
-            out.append(self._columns(functional_call(module, part, (x,))))
+            out.append(self.columns(functional_call(module, part, (x,))))
         return torch.stack(out)
 
-    def _columns(self, values: Tensor) -> Tensor:
+    def columns(self, values: Tensor) -> Tensor:
         """Outputs as (rows, n_outputs)."""
         if values.dim() == 1:
             values = values[:, None]

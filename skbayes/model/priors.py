@@ -7,72 +7,31 @@ A prior object holds hyper-parameters only; `Prior.build` ties it to a network a
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
-from torch import Tensor
 
-LOG_2PI = math.log(2.0 * math.pi)
+from skbayes.layers.kl import kl_normal, kl_normal_laplace
+from skbayes.model.horseshoe import HorseshoePrior
+from skbayes.model.improper_priors import FlatPrior, LogUniformPrior
+from skbayes.model.mixture_priors import LearnedMixturePrior, ScaleMixturePrior, SpikeAndSlabPrior
+from skbayes.model.prior_base import LOG_2PI, BoundPrior, Prior, layer_groups, sum_of
 
-
-class Prior(BaseEstimator):
-    """Base of all priors: independent over weights, with a scale per layer.
-
-    The scale of a weight is ``scale``; with ``fan_in=True`` it is ``scale / sqrt(fan_in)``, so
-    that the variance of a unit does not grow with the layer below it (Neal, 1996, section 2.1).
-    For the first layer the fan-in is replaced by the mean squared norm of the rows, which equals
-    the number of features on standardised columns, and one on TF-IDF text. Biases have the scale
-    ``scale`` in either case.
-    """
-
-    scale: float
-    fan_in: bool
-
-    def build(self, network, mean_squared_norm: float | None = None) -> BoundPrior:
-        """Tie the prior to a network.
-
-        Parameters
-        ----------
-        network : object with ``layers`` and ``n_params``
-            The network whose weights the prior is about.
-        mean_squared_norm : float or None
-            Mean squared norm of the rows that the first layer sees; None takes its fan-in.
-
-        Returns
-        -------
-        BoundPrior
-        """
-        raise NotImplementedError("abstract")
-
-    def _check(self) -> None:
-        for name, value in self.get_params(deep=False).items():
-            if name == "fan_in":
-                if not isinstance(value, bool | np.bool_):
-                    raise ValueError(
-                        f"{type(self).__name__}: fan_in={value!r} is not allowed; "
-                        "it must be True or False."
-                    )
-                continue
-            number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-            if not number or not math.isfinite(value) or value <= 0:
-                raise ValueError(
-                    f"{type(self).__name__}: {name}={value!r} is not allowed; "
-                    "it must be a positive, finite number."
-                )
-
-    def _scales(self, network, mean_squared_norm: float | None) -> np.ndarray:
-        """Scale of every weight, (n_params,)."""
-        self._check()
-        out = np.full(network.n_params, float(self.scale))
-        if self.fan_in:
-            for i, layer in enumerate(network.layers):
-                size = float(layer.fan_in)
-                if i == 0 and mean_squared_norm is not None and mean_squared_norm > 0:
-                    size = mean_squared_norm
-                out[layer.weight] /= math.sqrt(size)
-        return out
+__all__ = [
+    "PRIORS",
+    "BoundPrior",
+    "FlatPrior",
+    "HierarchicalPrior",
+    "HorseshoePrior",
+    "LaplacePrior",
+    "LearnedMixturePrior",
+    "LogUniformPrior",
+    "NormalPrior",
+    "Prior",
+    "ScaleMixturePrior",
+    "SpikeAndSlabPrior",
+    "StudentTPrior",
+]
 
 
 class NormalPrior(Prior):
@@ -148,7 +107,7 @@ class StudentTPrior(Prior):
 
 
 class HierarchicalPrior(Prior):
-    r"""Normal weights whose scale per layer is inferred with them (non-centred).
+    r"""Normal weights whose scale per layer, log-normal, is inferred with them (non-centred).
 
     .. math:: w_i = s_i \tau_l z_i, \quad z_i \sim N(0, 1), \quad
               \log \tau_l \sim N(0, \text{spread}^2)
@@ -184,82 +143,14 @@ PRIORS: dict[str, type[Prior]] = {
     "laplace": LaplacePrior,
     "student_t": StudentTPrior,
     "hierarchical": HierarchicalPrior,
+    "scale_mixture": ScaleMixturePrior,
+    "spike_and_slab": SpikeAndSlabPrior,
+    "learned_mixture": LearnedMixturePrior,
+    "horseshoe": HorseshoePrior,
+    "log_uniform": LogUniformPrior,
+    "flat": FlatPrior,
 }
-
-
-class BoundPrior:
-    """A prior on the weights of one network.
-
-    theta's network part need not be the weights themselves: `weights` maps it to them, and
-    `pullback` maps gradients back.
-
-    Parameters
-    ----------
-    network : object with ``layers``
-        The network.
-    scales : ndarray of shape (n_params,)
-        Scale of every weight.
-    """
-
-    n_hyper = 0
-
-    def __init__(self, network, scales: np.ndarray) -> None:
-        self.scales = scales
-        self._cache: dict[tuple, Tensor] = {}
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_cache": {}}
-
-    def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names and shapes of the hyper-parameters, as `constrain` gives them."""
-        return []
-
-    def constrain(self, hyper: np.ndarray) -> dict[str, np.ndarray]:
-        """Named values of the hyper-parameters (..., n_hyper)."""
-        return {}
-
-    def weights(self, net: Tensor, hyper: Tensor) -> Tensor:
-        """Weights for theta's network part and hyper-parameters."""
-        return net
-
-    def from_weights(self, weights: Tensor) -> Tensor:
-        """Theta's network part for given weights, where all hyper-parameters are zero."""
-        return weights
-
-    def pullback(self, net: Tensor, hyper: Tensor, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Turn a gradient by the weights into gradients by ``net`` and ``hyper``."""
-        return grad, None
-
-    def log_prob_and_grad(
-        self,
-        net: Tensor,
-        hyper: Tensor,
-        plus: Tensor | None = None,
-        with_value: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log density (n_chains,) in float64 and its gradients by ``net`` and ``hyper``.
-
-        ``plus``, the gradient of the likelihood by ``net``, is added to the first of these. With
-        ``with_value=False`` the value may be anything.
-        """
-        raise NotImplementedError("abstract")
-
-    def sample(self, streams, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """One draw per chain of theta's network part and of the hyper-parameters."""
-        raise NotImplementedError("abstract")
-
-    def _vector(self, name: str, values: np.ndarray, like: Tensor, dtype=None) -> Tensor:
-        key = (name, dtype or like.dtype, like.device)
-        if key not in self._cache:
-            self._cache[key] = torch.as_tensor(values, dtype=key[1], device=like.device)
-        return self._cache[key]
-
-    def _scale_tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return torch.as_tensor(self.scales, dtype=dtype, device=device)
-
-    @staticmethod
-    def _no_hyper(n_chains: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return torch.zeros((n_chains, 0), dtype=dtype, device=device)
+"""Priors by the names that ``prior=`` takes."""
 
 
 class BoundNormal(BoundPrior):
@@ -276,20 +167,23 @@ class BoundNormal(BoundPrior):
 
     def log_prob_and_grad(self, net, hyper, plus=None, with_value=True):
         if self._shared is not None and not with_value:
-            return hyper, _plus(plus, net, -self._shared), hyper
+            return hyper, sum_of(plus, net, -self._shared), hyper
         exact = net.double()
         if self._shared is not None:
             value = torch.linalg.vecdot(exact, exact).mul_(-0.5 * self._shared)
-            grad = _plus(plus, net, -self._shared)
+            grad = sum_of(plus, net, -self._shared)
         else:
             precision = self._vector("precision", -0.5 * self.scales**-2.0, net, torch.float64)
             value = torch.mv(exact * exact, precision)
-            grad = _plus(plus, net * self._vector("grad", -(self.scales**-2.0), net))
+            grad = sum_of(plus, net * self._vector("grad", -(self.scales**-2.0), net))
         return value.add_(self._constant), grad, hyper
 
     def sample(self, streams, dtype, device):
         z = streams.normal(len(self.scales), dtype=dtype, device=device)
         return z * self._scale_tensor(dtype, device), self._no_hyper(len(z), dtype, device)
+
+    def kl(self, mean, var, hyper=None):
+        return kl_normal(mean, var, 0.0, self._vector("var", self.scales**2, mean)).sum(1)
 
 
 class BoundLaplace(BoundPrior):
@@ -299,13 +193,16 @@ class BoundLaplace(BoundPrior):
         rate = self._vector("rate", 1.0 / self.scales, net)
         exact = self._vector("rate", 1.0 / self.scales, net, torch.float64)
         value = -(net.double().abs() @ exact) - float(np.log(2.0 * self.scales).sum())
-        return value, _plus(plus, net.sign() * rate, -1.0), hyper
+        return value, sum_of(plus, net.sign() * rate, -1.0), hyper
 
     def sample(self, streams, dtype, device):
         u = streams.uniform(len(self.scales), dtype=torch.float64, device=device) - 0.5
         z = -u.sign() * torch.log1p(-2.0 * u.abs())
         z = z.to(dtype) * self._scale_tensor(dtype, device)
         return z, self._no_hyper(len(z), dtype, device)
+
+    def kl(self, mean, var, hyper=None):
+        return kl_normal_laplace(mean, var, self._vector("scale", self.scales, mean)).sum(1)
 
 
 class BoundStudentT(BoundPrior):
@@ -323,7 +220,7 @@ class BoundStudentT(BoundPrior):
         square = (net.double() * exact) ** 2
         value = -0.5 * (self.df + 1) * torch.log1p(square / self.df).sum(1) + self._constant
         z = net * inverse
-        return value, _plus(plus, z * inverse / (self.df + z * z), -(self.df + 1)), hyper
+        return value, sum_of(plus, z * inverse / (self.df + z * z), -(self.df + 1)), hyper
 
     def sample(self, streams, dtype, device):
         z = streams.normal(len(self.scales), dtype=dtype, device=device)
@@ -339,12 +236,7 @@ class BoundHierarchical(BoundPrior):
         super().__init__(network, scales)
         self.spread = spread
         self.n_hyper = len(network.layers)
-        # (start, stop) of each layer's parameters
-        self._spans = [(layer.weight.start, layer.bias.stop) for layer in network.layers]
-        group = np.zeros(len(scales), dtype=np.int64)
-        for i, (start, stop) in enumerate(self._spans):
-            group[start:stop] = i
-        self._group = group
+        self._spans, self._group = layer_groups(network)
 
     def parameters(self):
         return [("prior_scale", (self.n_hyper,))]
@@ -352,7 +244,7 @@ class BoundHierarchical(BoundPrior):
     def constrain(self, hyper):
         return {"prior_scale": np.exp(self.spread * np.asarray(hyper, dtype=np.float64))}
 
-    def _factors(self, hyper: Tensor) -> Tensor:
+    def _factors(self, hyper: torch.Tensor) -> torch.Tensor:
         group = self._vector("group", self._group, hyper, torch.int64)
         return self._vector("scales", self.scales, hyper) * torch.exp(self.spread * hyper)[:, group]
 
@@ -371,13 +263,11 @@ class BoundHierarchical(BoundPrior):
     def log_prob_and_grad(self, net, hyper, plus=None, with_value=True):
         value = -0.5 * (net.double() ** 2).sum(1) - 0.5 * (hyper.double() ** 2).sum(1)
         value -= 0.5 * LOG_2PI * (net.shape[1] + hyper.shape[1])
-        return value, _plus(plus, net, -1.0), -hyper
+        return value, sum_of(plus, net, -1.0), -hyper
 
     def sample(self, streams, dtype, device):
         net = streams.normal(len(self.scales), dtype=dtype, device=device)
         return net, streams.normal(self.n_hyper, dtype=dtype, device=device)
 
-
-def _plus(first: Tensor | None, second: Tensor, alpha: float = 1.0) -> Tensor:
-    """``first + alpha * second`` in one pass."""
-    return second * alpha if first is None else torch.add(first, second, alpha=alpha)
+    def kl(self, mean, var, hyper=None):
+        return kl_normal(mean, var).sum(1)

@@ -10,14 +10,17 @@ from skbayes.plotting.cumulative import CumulativeDensityDisplay
 from skbayes.plotting.functions import PriorPosteriorDisplay
 from skbayes.plotting.orbit import OrbitDisplay
 from skbayes.plotting.reliability import ReliabilityDisplay
+from skbayes.plotting.sparsity import LayerWeightsDisplay, SparsityCurveDisplay
 
 __all__ = [
     "CumulativeDensityDisplay",
     "DecisionBoundaryUncertaintyDisplay",
+    "LayerWeightsDisplay",
     "OrbitDisplay",
     "PredictiveBandDisplay",
     "PriorPosteriorDisplay",
     "RankDisplay",
     "ReliabilityDisplay",
+    "SparsityCurveDisplay",
     "TraceDisplay",
 ]

@@ -1,0 +1,231 @@
+"""The climb of an evidence lower bound by Adam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.inference.base import OnStep
+from skbayes.inference.minibatches import Minibatches, on_disk
+from skbayes.inference.streams import Streams
+from skbayes.layers.objective import Objective
+
+WINDOW = 100
+"""Steps between looks at whether the bound still rises."""
+
+FALL = 0.3
+"""Factor of the learning rate where it does not."""
+
+N_FALLS = 3
+"""How often the learning rate falls before the climb ends."""
+
+
+class Ascent(NamedTuple):
+    """What a climb reached; the family has changed in place."""
+
+    losses: np.ndarray
+    """Negative bound per row of every epoch, (n_epochs,)."""
+
+    messages: list[str]
+    """What to tell the user."""
+
+    interrupted: bool
+    """Whether Ctrl-C ended it."""
+
+
+def ascend(
+    objective: Objective,
+    streams: Streams,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    max_epochs: int,
+    kl_warmup: int = 0,
+    kl_weights: str = "uniform",
+    schedule: str = "plateau",
+    on_step: OnStep | None = None,
+    after_epoch: Callable[[], None] | None = None,
+) -> Ascent:
+    """Climb a bound by Adam on minibatches.
+
+    Parameters
+    ----------
+    objective : Objective
+        The bound; the leaves of its family are changed in place.
+    streams : Streams
+        Random order of the rows; a single stream.
+    learning_rate : float
+        On the bound per row.
+    batch_size : int
+        Rows of a step.
+    max_epochs : int
+        Passes over the data at most.
+    kl_warmup : int
+        Epochs in which the weight of the divergence rises from zero to one (Sonderby et al., 2016,
+        section 2.3), so that weights are not given up before they have learned anything.
+    kl_weights : {"uniform", "blundell"}
+        Share of the divergence that each of an epoch's M steps has: 1 / M, or, for step i from 1
+        on, Blundell et al.'s (2015, section 3.4) 2^(M - i) / (2^M - 1): the prior first, then the
+        data.
+    schedule : {"plateau", "linear"}
+        "plateau" lets the rate fall by 0.3 where the smoothed bound does not rise any more, three
+        times, and then stops; "linear" lets it fall to zero over ``max_epochs``.
+    on_step : callable, optional
+        Progress, after every epoch.
+    after_epoch : callable, optional
+        Called after every epoch.
+
+    Returns
+    -------
+    Ascent
+    """
+    target, family = objective.target, objective.family
+    batch_size = min(batch_size, target.n)
+    per_epoch = math.ceil(target.n / batch_size)
+    feed = Minibatches(target, batch_size) if on_disk(target) else None
+    optimiser = FusedAdam([leaf.detach() for leaf in family.leaves])
+    total, n_warm = per_epoch * max_epochs, per_epoch * kl_warmup
+    watch = _Plateau()
+    losses: list[float] = []
+    rate, n_falls = learning_rate, 0
+    scale = -1.0 / target.total_weight
+    t = 0
+    try:
+        for epoch in range(max_epochs):
+            values: list[torch.Tensor] = []
+            for part in _epoch(target, streams, batch_size, feed, t, per_epoch):
+                kl_weight = min(1.0, (t + 1) / n_warm) if n_warm else 1.0
+                if kl_weights == "blundell":
+                    kl_weight *= per_epoch * blundell_weight(len(values) + 1, per_epoch)
+                if schedule == "linear":
+                    rate = learning_rate * (1.0 - t / total)
+                with torch.enable_grad():
+                    bound = objective(part)
+                    loss = scale * (bound.log_likelihood - kl_weight * bound.kl)
+                    grads = torch.autograd.grad(loss, family.leaves)
+                optimiser.step(grads, rate)
+                family.project()
+                values.append((bound.log_likelihood - bound.kl).detach())
+                t += 1
+            numbers = torch.stack(values).double().mul_(scale).cpu().numpy()
+            losses.append(float(numbers.mean()))
+            target.seen(family.centre()[None])
+            if after_epoch is not None:
+                after_epoch()
+            if on_step is not None:
+                on_step(epoch + 1, max_epochs, f"bound per row {-losses[-1]:.4g}")
+            if not np.isfinite(losses[-1]):
+                message = (
+                    f"The bound became infinite in epoch {epoch + 1}; lower learning_rate, or "
+                    "standardise X."
+                )
+                return Ascent(np.array(losses), [message], False)
+            if schedule == "plateau" and t > n_warm and watch.is_flat(numbers):
+                n_falls += 1
+                if n_falls > N_FALLS:
+                    return Ascent(np.array(losses), [], False)
+                rate *= FALL
+    except KeyboardInterrupt:
+        if not losses:
+            raise  # nothing was gained yet
+        message = f"The fit was interrupted after {len(losses)} epochs; it stays as it is."
+        return Ascent(np.array(losses), [message], True)
+    messages = []
+    if schedule == "plateau":
+        messages.append(
+            f"The bound was still rising after {max_epochs} epochs; raise max_epochs or "
+            "learning_rate."
+        )
+    return Ascent(np.array(losses), messages, False)
+
+
+def blundell_weight(i: int, n_steps: int) -> float:
+    """Share of the divergence in step i, from 1 on, of an epoch; see `ascend`."""
+    return 2.0**-i / (1.0 - 2.0**-n_steps)  # 2^M itself may be too large a number
+
+
+class FusedAdam:
+    """Adam as in `skbayes.inference.optimizers.Adam`, for several tensors, in one pass over memory.
+
+    `torch.optim.Adam` does the same, but imports a compiler first, which takes more than a second.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        Changed in place.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self.m = [torch.zeros_like(tensor) for tensor in tensors]
+        self.v = [torch.zeros_like(tensor) for tensor in tensors]
+        self.t = 0
+
+    def step(self, grads: Sequence[Tensor], rate: float) -> None:
+        """Move the tensors in place, down the gradients."""
+        self.t += 1
+        steps = [tensor.new_tensor(float(self.t), dtype=torch.float32) for tensor in self.tensors]
+        torch._fused_adam_(
+            self.tensors,
+            list(grads),
+            self.m,
+            self.v,
+            [],
+            steps,
+            lr=rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class _Plateau:
+    """Whether a noisy sequence of losses still falls.
+
+    The last quarter of the steps since the last answer "flat" is compared with the quarter before
+    it. Both grow, so that ever slower falls are seen; flat is what looks so twice running.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._seen, self._flat = 0, 0
+
+    def is_flat(self, losses: np.ndarray) -> bool:
+        """Take the losses of further steps, and say whether the rate should fall."""
+        self._losses.extend(losses.tolist())
+        n = len(self._losses)
+        if n - self._seen < WINDOW or n < 4 * WINDOW:
+            return False
+        self._seen = n
+        quarter = n // 4
+        before = np.array(self._losses[-2 * quarter : -quarter])
+        last = np.array(self._losses[-quarter:])
+        error = math.sqrt((before.var() + last.var()) / quarter)
+        self._flat = self._flat + 1 if before.mean() - last.mean() < error else 0
+        if self._flat < 2:
+            return False
+        self._losses, self._seen, self._flat = [], 0, 0
+        return True
+
+
+def _epoch(target, streams: Streams, batch_size: int, feed, t: int, per_epoch: int):
+    """The log posteriors of one epoch's steps, from step t on."""
+    if feed is None and batch_size >= target.n:
+        yield target
+        return
+    if feed is not None:
+        for k in range(per_epoch):
+            window, rows = feed.draw(streams, t + k)
+            yield window if rows is None else window.minibatch(rows[0])
+        return
+    order = streams.permutation(target.n)[0]
+    for start in range(0, target.n, batch_size):
+        yield target.minibatch(order[start : start + batch_size])

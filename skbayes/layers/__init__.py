@@ -1,0 +1,1 @@
+"""Variational layers, their divergences and their one objective, and pruning."""
