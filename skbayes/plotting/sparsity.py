@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from skbayes.plotting._common import final_of, resolve_axes
+from skbayes.plotting._common import resolve_axes
 
 REMOVED = "white"
 
