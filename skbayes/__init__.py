@@ -2,6 +2,7 @@
 
 from skbayes.mlp import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.torch_module import BayesianModuleClassifier, BayesianModuleRegressor
+from skbayes.variational_dropout import VariationalDropoutClassifier, VariationalDropoutRegressor
 
 __version__ = "0.1.0.dev0"
 
@@ -10,4 +11,6 @@ __all__ = [
     "BayesianMLPRegressor",
     "BayesianModuleClassifier",
     "BayesianModuleRegressor",
+    "VariationalDropoutClassifier",
+    "VariationalDropoutRegressor",
 ]

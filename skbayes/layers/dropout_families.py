@@ -136,6 +136,10 @@ class DropoutFamily(Family):
         """
         raise NotImplementedError("abstract")
 
+    def sides_of_rates(self) -> list[str]:
+        """What a rate of each layer belongs to: "weight", "in", "out" (a unit) or "layer"."""
+        return ["weight"] * len(self.names)
+
     def _arrays(self, flat: Tensor) -> dict[str, np.ndarray]:
         cut = self.network.cut(flat)
         return {name: cut[name].detach().cpu().numpy().copy() for name in self.names}
@@ -241,6 +245,10 @@ class UnitDropout(DropoutFamily):
         """See `DropoutFamily.log_alpha`."""
         parts = (part.detach().cpu().numpy().copy() for part in self._by_layer())
         return dict(zip(self.names, parts, strict=True))
+
+    def sides_of_rates(self):
+        """See `DropoutFamily.sides_of_rates`."""
+        return ["in" if self.per == "unit" else "layer"] * len(self.names)
 
     def _marginal(self):
         if not self.correlated:
@@ -380,6 +388,10 @@ class GroupDropout(DropoutFamily):
     def _z_kl(self) -> Tensor:
         log_alpha = self.z_log_var - torch.log(self.z_mean**2 + TINY)
         return self.kl_log_uniform(log_alpha).sum()
+
+    def sides_of_rates(self):
+        """See `DropoutFamily.sides_of_rates`."""
+        return list(self.sides.values())
 
     def units(self, n, noise):
         """See `Family.units`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from skbayes.layers.passes import VariationalNetwork
 
@@ -88,3 +88,15 @@ class Groups:
         """Sums (n_groups,) of values in the shape of a layer's weight."""
         size = self.sizes[list(self.sides).index(name)]
         return np.bincount(self._own[name].ravel(), values.ravel(), minlength=size)
+
+
+def is_chain(module: nn.Module) -> bool:
+    """Whether what each part of a module gives goes to the next one only.
+
+    False also where `torch.fx` cannot follow it.
+    """
+    try:
+        graph = fx.symbolic_trace(module).graph
+    except Exception:
+        return False
+    return all(len(node.all_input_nodes) <= 1 and len(node.users) <= 1 for node in graph.nodes)
