@@ -274,7 +274,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
 
         params = self.get_params(deep=False)
         for name in ("n_jobs", "verbose", "warm_start"):
-            del params[name]
+            params.pop(name, None)
         params.update(
             method=method, prior=resolve_prior(self.prior), **self._more_for_fingerprint()
         )

@@ -51,7 +51,7 @@ class AscentStore:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with self.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             record = json.loads(str(arrays.pop("json")))
             if (record["format"], record["fingerprint"]) != (FORMAT, self.fingerprint):
