@@ -53,7 +53,7 @@ class VariationalDropout(Method):
         init_log_var=None,
         max_epochs=None,
         batch_size=None,
-        learning_rate=0.01,
+        learning_rate=None,
         kl_warmup=0.3,
         threshold=3.0,
         n_draws=30,
@@ -85,7 +85,8 @@ class VariationalDropout(Method):
         self._choice("group_prior", ("normal_jeffreys", "horseshoe"))
         self._choice("kl", tuple(KLS))
         self._require("rate", kind=Real, low=0, high=0.5, above=True)
-        self._positive("horseshoe_scale", "learning_rate")
+        self._positive("horseshoe_scale")
+        self._positive("learning_rate", or_in=(None,))
         self._require("init_log_var", kind=Real, low=-30, high=0, or_in=(None,))
         self._require("max_epochs", "batch_size", or_in=(None,))
         self._require("n_draws")
@@ -111,6 +112,7 @@ class VariationalDropout(Method):
         batch_size = min(self.batch_size or 128, n)
         per_epoch = math.ceil(n / batch_size)
         max_epochs = self.max_epochs or max(50, math.ceil(STEPS / per_epoch))
+        steps = per_epoch * max_epochs
         warm = self.kl_warmup
         warm = int(warm) if isinstance(warm, Integral) else round(warm * max_epochs)
         curves: list[dict[str, float]] = []
@@ -121,7 +123,7 @@ class VariationalDropout(Method):
         ascent = ascend(
             Objective(log_posterior, family, network),
             streams,
-            learning_rate=self.learning_rate,
+            learning_rate=self.learning_rate or float(np.clip(120 / steps, 0.001, 0.03)),
             batch_size=batch_size,
             max_epochs=max_epochs,
             kl_warmup=warm,
@@ -211,14 +213,27 @@ class Pruner:
         places = {
             name: (part.start, part.stop, name in own.flipped) for name, part in own.slices.items()
         }
-        return cls(shapes, sides, is_chain(module), places)
+        chain = is_chain(module)
+        if chain:
+            try:
+                group_masks(shapes)
+            except ValueError:  # something between two layers mixes units
+                chain = False
+        return cls(shapes, sides, chain, places)
 
     def masks(self, log_alpha: dict[str, np.ndarray], threshold: float) -> Masks:
-        """Weights that are kept, where log alpha is below the threshold."""
+        """Weights that are kept, where log alpha is below the threshold and they lead somewhere."""
         below = local_masks(log_alpha, threshold)
         kinds = set(self.sides.values())
         if kinds == {"weight"}:
-            return below
+            if not self.chain:
+                return below
+            # what leads to a unit that leads nowhere goes too
+            used = {
+                n: np.asarray(keep.any(axis=(0, *range(2, keep.ndim)))) for n, keep in below.items()
+            }
+            onward = group_masks(self.shapes, used)
+            return {n: keep & onward[n] for n, keep in below.items()}
         if kinds == {"layer"}:
             return {n: np.full(self.shapes[n], bool(keep.all())) for n, keep in below.items()}
         inputs = {n: keep for n, keep in below.items() if self.sides[n] == "in"}

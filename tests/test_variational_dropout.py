@@ -1,0 +1,247 @@
+"""Estimators of variational dropout: scikit-learn's checks, pruning, and what they find."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from modules import Branches, Conv, Small
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+from skbayes import VariationalDropoutClassifier, VariationalDropoutRegressor
+from skbayes.inference.variational_dropout import KINDS
+from skbayes.layers.compact import Select
+
+SHORT = {"max_epochs": 25, "n_draws": 4, "learning_rate": 0.05, "random_state": 0}
+
+ALL_KINDS = [{"kind": kind} for kind in KINDS] + [
+    {"kind": "gaussian", "correlated": True},
+    {"kind": "variational", "per": "unit"},
+    {"kind": "variational", "per": "unit", "correlated": True},
+    {"kind": "group", "group_prior": "horseshoe"},
+    {"kind": "sparse", "kl": "exact"},
+]
+
+WEIGHT_CHECKS = (
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
+)
+
+
+@parametrize_with_checks(
+    [
+        VariationalDropoutClassifier((5,), **SHORT),
+        VariationalDropoutRegressor((5,), **SHORT),
+    ],
+    expected_failed_checks=lambda estimator: dict.fromkeys(
+        WEIGHT_CHECKS,
+        "rows have noise of their own: a row of weight 2 gets one draw where two rows get two",
+    ),
+)
+def test_all_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def products():
+    """A product of the first two of ten columns."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 10))
+    return X, X[:, 0] * X[:, 1] + 0.1 * rng.normal(size=300)
+
+
+@pytest.fixture(scope="module")
+def sparse_fit(products):
+    return VariationalDropoutRegressor((10,), max_epochs=300, random_state=0).fit(*products)
+
+
+def test_sparse_prunes_irrelevant_inputs(products, sparse_fit):
+    X, y = products
+    assert sparse_fit.score(X, y) > 0.8
+    used = sparse_fit.masks_["0.weight"].any(0)
+    assert used[:2].all() and used.sum() <= 4
+    assert sparse_fit.sparsity_["all"] > 0.6
+    assert sparse_fit.compression_ratio_.pruning > 2.5
+    assert sparse_fit.compression_ratio_.precision > sparse_fit.compression_ratio_.pruning
+    curve = sparse_fit.sparsity_curve_
+    assert curve["all"].shape == (300,) and curve["all"][-1] == sparse_fit.sparsity_["all"]
+    assert curve["all"][0] == 0.0
+
+
+def test_thresholds_can_be_tried(products, sparse_fit):
+    X = products[0][:20]
+    reg = pickle.loads(pickle.dumps(sparse_fit))
+    mean = reg.predict(X)
+    kept = {}
+    for threshold in (-2.0, 1.0, np.inf):
+        reg.prune(threshold)
+        kept[threshold] = sum(mask.sum() for mask in reg.masks_.values())
+    assert kept[-2.0] < kept[1.0] < kept[np.inf] == 110
+    assert reg.sparsity_["all"] == 0.0 and reg.compression_ratio_.pruning == 1.0
+    np.testing.assert_allclose(reg.prune(3.0).predict(X), mean, rtol=1e-12)
+    for bad in (None, "3", np.nan, True):
+        with pytest.raises(ValueError, match="threshold"):
+            reg.prune(bad)
+
+
+def test_the_small_module_predicts_the_same(products, sparse_fit):
+    """The compact module against the whole one with zeros, by hand."""
+    X = sparse_fit._scaler.transform(products[0][:50]).astype(np.float32)
+    theta = sparse_fit.posterior_.last_state[0]
+    masks = sparse_fit.masks_
+    h = np.maximum(X @ (theta[:100].reshape(10, 10) * masks["0.weight"].T) + theta[100:110], 0)
+    expected = h @ (theta[110:120] * masks["2.weight"][0]) + theta[120]
+    small = sparse_fit.to_module()
+    with torch.no_grad():
+        found = small(torch.as_tensor(X))[:, 0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert isinstance(small[0], Select)
+    sparse = sparse_fit.to_sparse_network()
+    np.testing.assert_allclose(sparse(X)[:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("params", ALL_KINDS, ids=str)
+def test_every_kind_learns(params):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 3))
+    y = X[:, 0] - X[:, 1] > 0
+    clf = VariationalDropoutClassifier(
+        (6,), max_epochs=80, n_draws=10, learning_rate=0.03, random_state=0, **params
+    )
+    clf.fit(X, y)
+    assert clf.score(X, y) > 0.9
+    assert set(clf.log_alpha_) == set(clf.masks_) == {"0.weight", "2.weight"}
+    assert set(clf.sparsity_) == {"0.weight", "2.weight", "all"}
+    again = clone(clf).fit(X, y)
+    np.testing.assert_array_equal(clf.posterior_.draws, again.posterior_.draws)
+    with pytest.raises(ValueError, match="improper"):
+        clf.sample_prior(X)
+
+
+@pytest.mark.parametrize("params", [{"kind": "sparse"}, {"kind": "group"}], ids=str)
+@pytest.mark.parametrize("norm", [None, "batch"])
+def test_convolutions(params, norm):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 1, 6, 6)).astype(np.float32)
+    y = (X[:, 0, :3].mean((1, 2)) > 0).astype(int) + (X[:, 0, 3:].mean((1, 2)) > 0)
+    clf = VariationalDropoutClassifier(
+        module=Conv, module__norm=norm, standardize=False, **SHORT, **params
+    )
+    clf.fit(X, y)
+    shapes = {name: mask.shape for name, mask in clf.masks_.items()}
+    assert shapes == {
+        "first.weight": (2, 1, 3, 3),
+        "second.weight": (2, 1, 3, 3),
+        "out.weight": (3, 8),
+    }
+    rates = {name: values.shape for name, values in clf.log_alpha_.items()}
+    if params["kind"] == "group":
+        assert rates == {"first.weight": (2,), "second.weight": (2,), "out.weight": (8,)}
+    else:
+        assert rates == shapes
+    np.testing.assert_allclose(clf.predict_proba(X).sum(1), 1.0)
+    clf.prune(-1.0).to_module()
+
+
+def test_a_pruned_channel_is_silent():
+    """A group goes with its bias, and what it led to goes in the next layer."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 1, 5, 5)).astype(np.float32)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(8, 2)
+    )
+    clf = VariationalDropoutClassifier(module=net, kind="group", standardize=False, **SHORT)
+    clf.fit(X, X.mean((1, 2, 3)) > 0)
+    clf.log_alpha_["0.weight"] = np.array([-5.0, 4.0, -5.0])
+    clf.log_alpha_["4.weight"] = np.array([-5.0] * 4 + [4.0] * 4)
+    clf.log_alpha_["2.weight"] = np.array([-5.0, -5.0])
+    clf.prune(3.0)
+    assert not clf.masks_["0.weight"][1].any() and clf.masks_["0.weight"][[0, 2]].all()
+    assert not clf.masks_["2.weight"][:, 1].any() and not clf.masks_["2.weight"][1].any()
+    assert not clf.masks_["4.weight"][:, 4:].any() and clf.masks_["4.weight"][:, :4].all()
+    weights = clf.posterior_.unflatten()
+    assert np.all(weights["0.bias"][..., 1] == 0) and np.all(weights["0.bias"][..., 0] != 0)
+    small = clf.to_module()
+    assert small[0].out_channels == 2 and small[2].out_channels == 1
+
+
+def test_modules_that_are_no_chain():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    reg = VariationalDropoutRegressor(module=Branches, kind="group", **SHORT)
+    reg.fit(X, X[:, 0])
+    assert not reg.posterior_.adapted["pruner"].chain
+    assert set(reg.masks_) <= {"a.weight", "b.weight"}
+
+
+@pytest.mark.parametrize(
+    "params, match",
+    [
+        ({"kind": "other"}, "kind='other'"),
+        ({"rate": 0.7}, "rate=0.7"),
+        ({"per": "weight"}, "per='weight'"),
+        ({"group_prior": "normal"}, "group_prior='normal'"),
+        ({"kl": "kingma"}, "kl='kingma'"),
+        ({"max_epochs": 0}, "max_epochs=0"),
+        ({"kl_warmup": 1.5}, "kl_warmup=1.5"),
+        ({"init_log_var": 3.0}, "init_log_var=3.0"),
+        ({"threshold": "high"}, "threshold='high'"),
+        ({"n_draws": 0}, "n_draws=0"),
+        ({"module__width": 3}, "module__width is not allowed"),
+        ({"callbacks": 3}, "callbacks=3"),
+    ],
+)
+def test_parameters_are_checked(params, match):
+    X = np.zeros((6, 2))
+    with pytest.raises(ValueError, match=match):
+        VariationalDropoutClassifier(**params).fit(X, [0, 1] * 3)
+
+
+def test_no_layer_to_drop():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return x[:, :1] * self.factor
+
+    with pytest.raises(ValueError, match="no linear or convolution layer"):
+        VariationalDropoutRegressor(module=Scale).fit(np.ones((4, 2)), np.arange(4.0))
+
+
+def test_weights_sparse_rows_outputs_and_searches(products):
+    X, y = products
+    X, y = X[:60], np.column_stack([y, -y])[:60]
+    weight = np.ones(60)
+    weight[30:] = 0.0
+    y[30:] += 100.0  # of no weight
+    reg = VariationalDropoutRegressor((4,), noise="heteroscedastic", **SHORT)
+    reg.fit(sp.csr_matrix(X), y, sample_weight=weight)
+    assert reg.predict_interval(sp.csr_matrix(X)).shape == (60, 2, 2)
+    assert np.abs(reg.predict(sp.csr_matrix(X))).max() < 20
+    search = GridSearchCV(
+        VariationalDropoutClassifier(module=Small, **SHORT), {"module__width": [2, 3]}, cv=2
+    )
+    search.fit(X, X[:, 0] > 0)
+    labels = VariationalDropoutClassifier((4,), **SHORT).fit(X, X[:, :2] > 0)
+    assert labels.predict_proba(X).shape == (60, 2)
+
+
+def test_callbacks_and_interruption(products):
+    skorch = pytest.importorskip("skorch")
+
+    class Stop(skorch.callbacks.Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 5:
+                raise KeyboardInterrupt
+
+    X, y = products
+    reg = VariationalDropoutRegressor((4,), callbacks=[Stop()], **SHORT)
+    with pytest.warns(UserWarning, match="interrupted after 5 epochs"):
+        reg.fit(X, y)
+    assert reg.n_iter_ == 5 and len(reg.history_) == 5 and "train_loss" in reg.history_[0]
+    assert np.isfinite(reg.predict(X)).all()
