@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def ascend(
     kl_weights: str = "uniform",
     schedule: str = "plateau",
     on_step: OnStep | None = None,
-    after_epoch: Callable[[], dict[str, float]] | None = None,
+    after_epoch: Callable[[], dict[str, float] | None] | None = None,
     store: AscentStore | None = None,
 ) -> Ascent:
     """Climb a bound by Adam on minibatches.
@@ -84,7 +84,7 @@ def ascend(
     on_step : callable, optional
         Progress, after every epoch.
     after_epoch : callable, optional
-        Called after every epoch; gives numbers of it to keep.
+        Called after every epoch; may give numbers of it to keep.
     store : AscentStore, optional
         Keeps the climb on disk: the same climb goes on from there.
 
@@ -135,7 +135,7 @@ def ascend(
             losses.append(float(numbers.mean()))
             target.seen(family.centre()[None])
             if after_epoch is not None:
-                records.append(after_epoch())
+                records.append(after_epoch() or {})
             if on_step is not None:
                 on_step(epoch + 1, max_epochs, f"bound per row {-losses[-1]:.4g}")
             if not np.isfinite(losses[-1]):
@@ -149,7 +149,7 @@ def ascend(
                 ended = n_falls > N_FALLS
                 rate *= FALL
             if store is not None and (ended or epoch + 1 == max_epochs or store.due()):
-                state = {"t": t, "rate": rate, "n_falls": n_falls, "ended": ended}
+                state: dict[str, Any] = {"t": t, "rate": rate, "n_falls": n_falls, "ended": ended}
                 state |= {"losses": losses, "records": records, "watch": watch.__dict__}
                 state["streams"] = streams.state()
                 store.save(state, _arrays(optimiser, objective.noise))
