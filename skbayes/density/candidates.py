@@ -1,0 +1,294 @@
+"""The models that `fit` tries, and the choice among them by held-out density."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.density.columns import Columns, count_moments
+from skbayes.density.importance import log_density, normal_points
+from skbayes.density.linear_start import MOST_LINEAR, choose_linear, start_linear, start_rates
+from skbayes.density.model import VAE, Architecture
+from skbayes.density.objectives import OBJECTIVES, Objective
+from skbayes.density.options import check_image
+from skbayes.density.rows import Split
+from skbayes.density.training import Schedule, Trained, train
+from skbayes.validation import check_hidden_layer_sizes
+
+MOST_DEEP = 10
+START_ROWS = 20_000
+DEFAULT_STEPS = 4000
+COMPARE_POINTS = 256
+COMPARE_ROWS = 2000
+
+
+@dataclass
+class Problem:
+    """Rows, their columns and their split, as models take them."""
+
+    X: Any
+    weight: np.ndarray | None
+    columns: Columns
+    split: Split
+    device: torch.device
+    dtype: torch.dtype
+    on_disk: bool
+
+    def __post_init__(self) -> None:
+        self.held_out = self.tensor(self.split.held_out)
+        self._all = None if self.on_disk else self.columns.transform(self.X, np.float32)
+        if self._all is not None and self.dtype == torch.float64:
+            self._all = self.columns.transform(self.X)
+        self._resident: Tensor | None = None
+
+    def tensor(self, index: np.ndarray) -> Tensor:
+        """Values of rows of X."""
+        V = self.columns.transform(self.X[index])
+        return torch.as_tensor(V, dtype=self.dtype, device=self.device)
+
+    def rows(self, i: np.ndarray) -> Tensor:
+        """Values of training rows."""
+        return self._take(self.split.index(i))
+
+    def _take(self, index: np.ndarray) -> Tensor:
+        if self._all is None:
+            return self.tensor(index)
+        if self._resident is None:
+            self._resident = torch.as_tensor(self._all, dtype=self.dtype, device=self.device)
+        return self._resident[torch.as_tensor(index, device=self.device)]
+
+    def any_rows(self, i: np.ndarray) -> Tensor:
+        """Values of rows, held out or not."""
+        return self._take(i)
+
+    def weights_of(self, index: np.ndarray) -> np.ndarray | None:
+        """Weights of rows of X."""
+        return None if self.weight is None else self.weight[index]
+
+    def some_index(self) -> np.ndarray:
+        """At most 20,000 training rows, as rows of X."""
+        n = self.split.n
+        i = np.arange(n)
+        if n > START_ROWS:
+            i = np.unique(np.linspace(0, n - 1, START_ROWS).astype(np.int64))
+        return self.split.index(i)
+
+    def some_values(self) -> np.ndarray:
+        """Values of those rows."""
+        return self.columns.transform(self.X[self.some_index()])
+
+
+class Candidate(NamedTuple):
+    """A trained model, and how it did."""
+
+    name: str
+    spec: Architecture
+    weights: dict[str, np.ndarray]
+    seed: int
+    score: float
+    scores: dict[str, float]
+    loss_curve: list[float]
+    validation_curve: list[float]
+    n_steps: int
+    messages: list[str]
+
+
+def plan(estimator, problem: Problem) -> dict[str, Architecture]:
+    """The architectures to try, by name."""
+    e, layout = estimator, problem.columns.layout
+    hidden = check_hidden_layer_sizes(e.hidden_layer_sizes)
+    image = None if e.image_shape is None else check_image(e)
+    if image is not None and layout.n_inputs != math.prod(image):
+        raise ValueError(
+            f"image_shape={e.image_shape!r} has {math.prod(image)} entries, but {layout.n_inputs} "
+            "columns of X are not constant or categorical; use standardize and noise on images "
+            "without constant pixels, or the multilayer perceptron."
+        )
+    has_density = OBJECTIVES[e.objective].has_density
+    real = layout.n_real
+    prior = e.latent_prior
+    base = Architecture(
+        layout,
+        e.latent_dim or min(real or layout.n_columns, MOST_DEEP),
+        hidden,
+        e.activation,
+        e.noise,
+        e.noise_floor,
+        False,
+        "normal" if prior == "auto" else prior,
+        e.n_components,
+        image,
+        tuple(e.channels) if image is not None else (),
+    )
+    wide = e.latent_dim or min(real, MOST_LINEAR)
+    beside = replace(base, n_latent=wide, linear=True)
+    if prior == "auto" and has_density:
+        beside = replace(beside, prior="mixture")
+    if not hidden and image is None:
+        # the linear model: normal latent variables unless others are asked for
+        return {"linear": replace(beside, prior=base.prior, n_latent=wide or base.n_latent)}
+    deep = {"deep": base}
+    if not real or e.linear_path is False or not has_density:
+        return deep
+    if e.linear_path is True:
+        return {"deep with linear path": beside}
+    out = {}
+    if prior in ("auto", "normal") and layout.n_real == layout.n_columns:
+        noise = e.noise if e.noise != "per_row" else "per_feature"
+        out["linear"] = replace(base, hidden=(), linear=True, noise=noise, image_shape=None)
+    return {**out, **deep, "deep with linear path": beside}
+
+
+def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
+    """Train all candidates and keep the one with the best held-out density."""
+    found: list[Candidate] = []
+    specs = plan(estimator, problem)
+    for number, (name, spec) in enumerate(specs.items()):
+        seed_here = int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
+        closed = name == "linear" and len(specs) > 1
+        one = _fit_one(estimator, problem, name, spec, seed_here, bar, closed)
+        found.append(one)
+        if one.messages and "interrupted" in one.messages[-1]:
+            break
+    best = max(found, key=lambda one: one.score)
+    return best._replace(scores={one.name: one.score for one in found})
+
+
+def _fit_one(
+    estimator, problem: Problem, name: str, spec: Architecture, seed: int, bar, closed: bool
+) -> Candidate:
+    e = estimator
+    V = problem.some_values()
+    weight = problem.weights_of(problem.some_index())
+    if closed:
+        held = problem.held_out.double().cpu().numpy()
+        spec = choose_linear(spec, V, weight, held, e.latent_dim, e.noise)
+    model = start(spec, V, weight, seed, problem)
+    objective = make_objective(e, model, problem, seed)
+    if closed:
+        curve = [-compare(model, problem)]
+        trained = Trained(model.to_numpy(), [], curve, curve[0], 0, True, False)
+    else:
+        schedule = make_schedule(e, problem.split.n, spec)
+
+        def on_step(done: int, total: int, loss: float, held_out: float) -> None:
+            bar(done, total, f"{name}, loss {loss:.4g}, held out {held_out:.4g}")
+            if listener is not None:
+                listener.step(loss, held_out)
+
+        listener = None
+        if e.callbacks:
+            from skbayes.density.listener import VAEListener
+
+            listener = VAEListener(e, model, problem.X)
+        train_index = _Weights(problem)
+        trained = train(
+            model,
+            objective,
+            problem.rows,
+            problem.split.n,
+            problem.held_out,
+            schedule,
+            seed,
+            weight=train_index.train,
+            held_out_weight=problem.weights_of(problem.split.held_out),
+            total=train_index.total,
+            on_step=on_step,
+        )
+        if listener is not None:
+            listener.close()
+    score = compare(model, problem) if objective.has_density else -trained.best
+    messages = []
+    if trained.interrupted:
+        messages.append(
+            f"The fit was interrupted after {trained.n_steps} steps; the best model until then is "
+            "kept."
+        )
+    elif not trained.converged and e.max_epochs is None:
+        pass  # the default length is what the budget is
+    return Candidate(
+        name,
+        spec,
+        trained.weights,
+        seed,
+        score,
+        {},
+        trained.loss_curve,
+        trained.validation_curve,
+        trained.n_steps,
+        messages,
+    )
+
+
+class _Weights:
+    """Weights of the training rows and their sum."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.train, self.total = None, float(problem.split.n)
+        if problem.weight is not None:
+            self.train = problem.weight[problem.split.index(np.arange(problem.split.n))]
+            self.total = max(float(self.train.sum()), 1e-12)
+
+
+def start(spec: Architecture, V: np.ndarray, weight, seed: int, problem: Problem) -> VAE:
+    """A model at its starting weights."""
+    model = VAE(spec, seed)
+    columns = problem.columns
+    moments = count_moments(V, spec.layout)
+    with torch.no_grad():
+        model.count_mean.copy_(torch.as_tensor(moments.mean))
+        model.count_scale.copy_(torch.as_tensor(moments.scale))
+        model.head.half_pitch.copy_(torch.as_tensor(columns.half_pitch))
+    if spec.layout.n_real < spec.layout.n_columns:
+        start_rates(model, V, weight)
+    if model.encoder.linear is not None and spec.layout.n_real:
+        start_linear(model, V, weight)
+    with torch.no_grad():
+        inputs = model.inputs(torch.as_tensor(V, dtype=torch.float32))
+        mean, _ = model.encode_inputs(inputs)
+    model.prior.start(mean.double().numpy(), inputs.double().numpy(), seed % (1 << 31))
+    return model.to(device=problem.device, dtype=problem.dtype)
+
+
+def make_objective(e, model: VAE, problem: Problem, seed: int) -> Objective:
+    """The objective with the estimator's settings."""
+    n_points = e.n_points or (8 if e.objective == "iwae" else 1)
+    objective = OBJECTIVES[e.objective](
+        n_points=n_points, beta=e.beta, free_bits=e.free_bits, strength=e.penalty
+    )
+    objective.prepare(model, e.kernel, seed, problem.device, problem.dtype)
+    return objective
+
+
+def make_schedule(e, n: int, spec: Architecture) -> Schedule:
+    """How long and how fast to train."""
+    batch = min(e.batch_size, n)
+    epochs = e.max_epochs or max(1, math.ceil(DEFAULT_STEPS * batch / n))
+    per_epoch = math.ceil(n / batch)
+    return Schedule(
+        batch,
+        epochs,
+        e.learning_rate,
+        0 if spec.linear else e.warm_up,
+        e.patience,
+        e.noise_prior,
+        min(50, max(1, per_epoch * epochs // 4)),
+    )
+
+
+def compare(model: VAE, problem: Problem) -> float:
+    """Mean held-out log density, in standardised units."""
+    held = problem.held_out[:COMPARE_ROWS]
+    points = normal_points(COMPARE_POINTS, model.n_noise, seed=1)
+    eps = torch.as_tensor(points, dtype=problem.dtype, device=problem.device)[:, None]
+    values = torch.cat([log_density(model, part, eps) for part in held.split(64)])
+    weight = problem.weights_of(problem.split.held_out)
+    if weight is not None:
+        weight = weight[:COMPARE_ROWS]
+        weight = None if not weight.any() else weight
+    return float(np.average(values.double().cpu().numpy(), weights=weight))
