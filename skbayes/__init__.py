@@ -1,5 +1,6 @@
 """scikit-learn compatible Bayesian deep learning on torch."""
 
+from skbayes.density.anomaly import VAEAnomalyDetector
 from skbayes.density.vae import VAEDensityEstimator
 from skbayes.mlp import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.torch_module import BayesianModuleClassifier, BayesianModuleRegressor
@@ -11,5 +12,6 @@ __all__ = [
     "BayesianMLPRegressor",
     "BayesianModuleClassifier",
     "BayesianModuleRegressor",
+    "VAEAnomalyDetector",
     "VAEDensityEstimator",
 ]

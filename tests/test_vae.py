@@ -29,14 +29,21 @@ def moons():
 @pytest.fixture(scope="module")
 def fitted(moons):
     return VAEDensityEstimator(
-        (16,), latent_dim=2, max_epochs=60, n_components=4, noise_floor=0.1, random_state=0
+        (16,),
+        latent_dim=2,
+        max_epochs=60,
+        importance_inflation=1.2,
+        noise_floor=0.1,
+        random_state=0,
     ).fit(moons)
 
 
 def test_density_integrates_to_one(moons, fitted):
     low, high = moons.min(0), moons.max(0)
     span = high - low
-    axes = [np.linspace(a - s, b + s, 91) for a, b, s in zip(low, high, span, strict=True)]
+    axes = [
+        np.linspace(a - 0.5 * s, b + 0.5 * s, 61) for a, b, s in zip(low, high, span, strict=True)
+    ]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     cell = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
     total = np.exp(fitted.score_samples(grid)).sum() * cell
@@ -51,21 +58,16 @@ def test_neighbours_do_not_matter(moons, fitted):
 
 
 def test_units_shift_the_log_density(moons, fitted):
-    other = clone(fitted).fit(moons * 1000.0)
-    shift = other.score_samples(moons * 1000.0) - fitted.score_samples(moons)
-    # the rows are the same inside but for rounding, which training makes larger
-    np.testing.assert_allclose(shift.mean(), -2 * np.log(1000.0), atol=0.02)
-    exact = clone(fitted).set_params(hidden_layer_sizes=(), max_epochs=1, noise="shared")
-    exact.fit(moons)
-    other = clone(exact).fit(moons * 1024.0)  # a power of two: not even rounding differs
-    shift = other.score_samples(moons * 1024.0) - exact.score_samples(moons)
-    np.testing.assert_allclose(shift, -2 * np.log(1024.0), rtol=1e-9)
+    one = clone(fitted).set_params(max_epochs=3, dtype="float64").fit(moons)
+    other = clone(one).fit(moons * 1000.0)
+    shift = other.score_samples(moons * 1000.0) - one.score_samples(moons)
+    np.testing.assert_allclose(shift, -2 * np.log(1000.0), rtol=1e-5)
 
 
 def test_own_samples_have_the_density(fitted):
     """E[g(x) / p(x)] = 1 over samples from p, for a density g with lighter tails."""
-    X = fitted.sample(4000, random_state=1)
-    assert X.shape == (4000, 2)
+    X = fitted.sample(2000, random_state=1)
+    assert X.shape == (2000, 2)
     g = multivariate_normal(np.median(X, 0), np.cov(X.T) * 0.1)
     ratio = np.exp(g.logpdf(X) - fitted.score_samples(X))
     error = ratio.std() / np.sqrt(len(ratio))

@@ -48,6 +48,7 @@ class AnswersMixin:
     _point_seed: int
     n_importance: int
     importance_inflation: float
+    objective: str
 
     def _model(self) -> VAE:
         raise NotImplementedError("abstract")
@@ -255,6 +256,7 @@ class AnswersMixin:
                 out.append(model.head.sample(model.decoder(z), generator).cpu().numpy())
         return self._columns.inverse_transform(np.concatenate(out))
 
+    @available_if(_has_density)
     def sample_posterior(self, X, n_samples=1, random_state=None):
         """Latent variables drawn from q given each row.
 
@@ -329,6 +331,8 @@ class AnswersMixin:
         device = next(model.parameters()).device
         with torch.no_grad():
             mean, log_var = model.encode(torch.as_tensor(V, device=device))
+            if not OBJECTIVES[self.objective].has_density:
+                log_var = torch.zeros_like(mean)  # no q was trained
             center, variance = model.prior.moments()
             square = (torch.exp(log_var) + (mean - center) ** 2) / variance
             kl = 0.5 * (square - 1.0 - log_var + torch.log(variance))

@@ -17,12 +17,13 @@ from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES, Objective
 from skbayes.density.options import check_image
 from skbayes.density.rows import Split
-from skbayes.density.training import Schedule, Trained, train
+from skbayes.density.training import Rows, Schedule, Stepper, Trained, replay, train
 from skbayes.validation import check_hidden_layer_sizes
 
 MOST_DEEP = 10
 START_ROWS = 20_000
 DEFAULT_STEPS = 4000
+REFIT_BELOW = 2000
 COMPARE_POINTS = 256
 COMPARE_ROWS = 2000
 
@@ -70,6 +71,13 @@ class Problem:
         """Weights of rows of X."""
         return None if self.weight is None else self.weight[index]
 
+    @property
+    def train_weight(self) -> np.ndarray | None:
+        """Weights of the training rows."""
+        if self.weight is None:
+            return None
+        return self.weight[self.split.index(np.arange(self.split.n))]
+
     def some_index(self) -> np.ndarray:
         """At most 20,000 training rows, as rows of X."""
         n = self.split.n
@@ -95,6 +103,7 @@ class Candidate(NamedTuple):
     loss_curve: list[float]
     validation_curve: list[float]
     n_steps: int
+    path: list[tuple[float, int]]
     messages: list[str]
 
 
@@ -156,6 +165,10 @@ def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
         if one.messages and "interrupted" in one.messages[-1]:
             break
     best = max(found, key=lambda one: one.score)
+    if estimator.refit is True or (estimator.refit == "auto" and problem.X.shape[0] < REFIT_BELOW):
+        held_out_apart = len(problem.split.held_out) < problem.X.shape[0]
+        if held_out_apart and not best.messages and not problem.on_disk:
+            best = refit(estimator, problem, best)
     return best._replace(scores={one.name: one.score for one in found})
 
 
@@ -170,47 +183,19 @@ def _fit_one(
         spec = choose_linear(spec, V, weight, held, e.latent_dim, e.noise)
     model = start(spec, V, weight, seed, problem)
     objective = make_objective(e, model, problem, seed)
+    schedule = make_schedule(e, problem.split.n, spec)
+    messages = []
     if closed:
         curve = [-compare(model, problem)]
-        trained = Trained(model.to_numpy(), [], curve, curve[0], 0, True, False)
+        trained = Trained(model.to_numpy(), [], curve, curve[0], 0, False, [])
     else:
-        schedule = make_schedule(e, problem.split.n, spec)
-
-        def on_step(done: int, total: int, loss: float, held_out: float) -> None:
-            bar(done, total, f"{name}, loss {loss:.4g}, held out {held_out:.4g}")
-            if listener is not None:
-                listener.step(loss, held_out)
-
-        listener = None
-        if e.callbacks:
-            from skbayes.density.listener import VAEListener
-
-            listener = VAEListener(e, model, problem.X)
-        train_index = _Weights(problem)
-        trained = train(
-            model,
-            objective,
-            problem.rows,
-            problem.split.n,
-            problem.held_out,
-            schedule,
-            seed,
-            weight=train_index.train,
-            held_out_weight=problem.weights_of(problem.split.held_out),
-            total=train_index.total,
-            on_step=on_step,
-        )
-        if listener is not None:
-            listener.close()
+        trained = _train(e, problem, name, model, objective, schedule, seed, bar)
+        if trained.interrupted:
+            messages.append(
+                f"The fit was interrupted after {trained.n_steps} steps; the best model until then "
+                "is kept."
+            )
     score = compare(model, problem) if objective.has_density else -trained.best
-    messages = []
-    if trained.interrupted:
-        messages.append(
-            f"The fit was interrupted after {trained.n_steps} steps; the best model until then is "
-            "kept."
-        )
-    elif not trained.converged and e.max_epochs is None:
-        pass  # the default length is what the budget is
     return Candidate(
         name,
         spec,
@@ -221,18 +206,102 @@ def _fit_one(
         trained.loss_curve,
         trained.validation_curve,
         trained.n_steps,
+        trained.path,
         messages,
     )
 
 
-class _Weights:
-    """Weights of the training rows and their sum."""
+def _train(e, problem: Problem, name: str, model, objective, schedule, seed: int, bar) -> Trained:
+    """Train a model, with the progress bar and the callbacks."""
+    listener = None
+    if e.callbacks:
+        from skbayes.density.listener import VAEListener
 
-    def __init__(self, problem: Problem) -> None:
-        self.train, self.total = None, float(problem.split.n)
-        if problem.weight is not None:
-            self.train = problem.weight[problem.split.index(np.arange(problem.split.n))]
-            self.total = max(float(self.train.sum()), 1e-12)
+        listener = VAEListener(e, model, problem.X)
+
+    def on_step(done: int, total: int, loss: float, held_out: float) -> None:
+        bar(done, total, f"{name}, loss {loss:.4g}, held out {held_out:.4g}")
+        if listener is not None:
+            listener.step(loss, held_out)
+
+    out = train(
+        model,
+        objective,
+        Rows(problem.rows, problem.split.n, problem.train_weight),
+        problem.held_out,
+        schedule,
+        seed,
+        held_out_weight=problem.weights_of(problem.split.held_out),
+        on_step=on_step,
+    )
+    if listener is not None:
+        listener.close()
+    return out
+
+
+def refit(estimator, problem: Problem, found: Candidate) -> Candidate:
+    """Train the chosen model anew on all rows, held-out ones too, for as many steps."""
+    V, weight = problem.columns.transform(problem.X), problem.weight
+    model = start(found.spec, V, weight, found.seed, problem)
+    if found.path:
+        objective = make_objective(estimator, model, problem, found.seed)
+        schedule = make_schedule(estimator, len(V), found.spec)
+        rows = Rows(problem.any_rows, len(V), weight)
+        replay(model, objective, rows, schedule, found.seed, found.path)
+    return found._replace(weights=model.to_numpy())
+
+
+def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
+    """One pass of `VAEDensityEstimator.partial_fit`.
+
+    Returns
+    -------
+    candidate : Candidate
+    stream : dict
+        What the next pass goes on from.
+    """
+    specs = plan(estimator, problem)
+    name = list(specs)[-1]
+    n = problem.split.n
+    if stream is None:
+        spec = specs[name]
+        model = start(spec, problem.some_values(), None, seed, problem)
+        stream = {"seed": seed, "seen": 0.0, "passes": 0, "adam": None}
+    else:
+        name, spec = estimator.candidate_, estimator._spec
+        model = VAE.from_numpy(spec, estimator._weights)
+        model = model.to(device=problem.device, dtype=problem.dtype)
+    objective = make_objective(estimator, model, problem, seed)
+    schedule = make_schedule(estimator, n, spec)
+    here = int(np.random.SeedSequence(seed, spawn_key=(9, stream["passes"])).generate_state(1)[0])
+    stepper = Stepper(model, objective, Rows(problem.rows, n), schedule, here)
+    stepper.total = n + stream["seen"]
+    if stream["adam"] is not None:
+        stepper.resume(stream["adam"])
+    steps = math.ceil(n / stepper.batch)
+    loss = sum(stepper.step(estimator.learning_rate) for _ in range(steps)) / steps
+    score = compare(model, problem) if objective.has_density else -loss
+    stream = {
+        "seed": seed,
+        "seen": stepper.total,
+        "passes": stream["passes"] + 1,
+        "adam": stepper.state(),
+    }
+    curve = [*getattr(estimator, "loss_curve_", []), loss]
+    found = Candidate(
+        name,
+        spec,
+        model.to_numpy(),
+        seed,
+        score,
+        {name: score},
+        curve,
+        [],
+        stepper.t,
+        [],
+        [],
+    )
+    return found, stream
 
 
 def start(spec: Architecture, V: np.ndarray, weight, seed: int, problem: Problem) -> VAE:
@@ -250,8 +319,11 @@ def start(spec: Architecture, V: np.ndarray, weight, seed: int, problem: Problem
         start_linear(model, V, weight)
     with torch.no_grad():
         inputs = model.inputs(torch.as_tensor(V, dtype=torch.float32))
-        mean, _ = model.encode_inputs(inputs)
-    model.prior.start(mean.double().numpy(), inputs.double().numpy(), seed % (1 << 31))
+        mean, log_var = model.encode_inputs(inputs)
+    # the best prior for the bound is the mixture of all q: it starts at draws from them
+    eps = np.random.default_rng(seed).standard_normal(mean.shape)
+    z = mean.double().numpy() + np.exp(0.5 * log_var.double().numpy()) * eps
+    model.prior.start(z, inputs.double().numpy(), seed % (1 << 31))
     return model.to(device=problem.device, dtype=problem.dtype)
 
 

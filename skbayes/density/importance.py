@@ -21,7 +21,8 @@ MEMORY = 1 << 25
 def normal_points(n_points: int, n_dims: int, seed: int) -> np.ndarray:
     """Standard normal quasi-random points (n_points, n_dims): a scrambled Sobol sequence."""
     sobol = qmc.Sobol(n_dims, scramble=True, rng=np.random.default_rng(seed), bits=30)
-    uniform = sobol.random(n_points)
+    # balanced only in powers of two; others are the beginning of the next
+    uniform = sobol.random(1 << max(0, n_points - 1).bit_length())[:n_points]
     # the points of a scrambled net lie on a fine grid whose first line may be zero
     return ndtri(np.clip(uniform, 0.5**31, 1 - 0.5**31))
 

@@ -59,7 +59,7 @@ class LatentPrior(nn.Module):
         return torch.zeros(())
 
     def start(self, z: np.ndarray, v: np.ndarray, seed: int) -> None:
-        """Start at latent means z (n, n_latent) of rows v (n, n_columns)."""
+        """Start at draws z (n, n_latent) from q given rows v, encoder inputs (n, n_inputs)."""
 
 
 class NormalLatent(LatentPrior):
@@ -128,7 +128,7 @@ class MixtureLatent(LatentPrior):
     .. math:: p(z) = \sum_k \pi_k N(z; m_k, (L_k^{-T} L_k^{-1}))
 
     :math:`L_k^T` is the Cholesky factor of the precision. Started by expectation maximisation on
-    the latent means, with the number of components that the Bayesian information criterion prefers
+    draws from q, with the number of components that the Bayesian information criterion prefers
     among powers of two up to ``n_components``.
     """
 

@@ -23,6 +23,7 @@ def check_options(estimator) -> None:
     check_choice("linear_path", e.linear_path, ("auto", True, False))
     check_choice("objective", e.objective, tuple(OBJECTIVES))
     check_choice("kernel", e.kernel, ("imq", "rbf"))
+    check_choice("refit", e.refit, ("auto", True, False))
     check_choice("standardize", e.standardize, (True, False))
     for name in ("latent_dim", "max_epochs", "n_points"):
         if getattr(e, name) is not None:
@@ -36,9 +37,11 @@ def check_options(estimator) -> None:
         number(e, name, numbers.Real, 0)
     fraction = e.validation_fraction
     real = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
-    if not real or not 0 <= fraction < 1:
+    auto = isinstance(fraction, str) and fraction == "auto"
+    if not auto and (not real or not 0 <= fraction < 1):
         raise ValueError(
-            f"validation_fraction={fraction!r} is not allowed; it must be a number in [0, 1)."
+            f"validation_fraction={fraction!r} is not allowed; it must be 'auto' or a number in "
+            "[0, 1)."
         )
     if e.image_shape is not None:
         check_image(e)

@@ -59,14 +59,16 @@ class Split:
     ----------
     n : int
         Number of rows.
-    fraction : float
-        Held out, at most 5,000 rows; 0 holds none out and stops by the training rows.
+    fraction : float or "auto"
+        Held out, at most 5,000 rows; 0 holds none out and stops by the training rows. "auto" is
+        0.15, but 100 rows or a third at least.
     rng : Generator
         Chooses them.
     """
 
-    def __init__(self, n: int, fraction: float, rng: np.random.Generator) -> None:
-        m = min(round(fraction * n), HELD_OUT_AT_MOST)
+    def __init__(self, n: int, fraction: float | str, rng: np.random.Generator) -> None:
+        share = max(0.15 * n, min(100, n / 3)) if isinstance(fraction, str) else fraction * n
+        m = min(round(share), HELD_OUT_AT_MOST)
         if m < 1 or n - m < 2:
             size = min(n, HELD_OUT_AT_MOST)
             self.held_out = np.sort(rng.choice(n, size, replace=False))

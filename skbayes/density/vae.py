@@ -16,7 +16,7 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes.density.answers import AnswersMixin
-from skbayes.density.candidates import Candidate, Problem, fit_candidates
+from skbayes.density.candidates import Candidate, Problem, fit_candidates, one_pass
 from skbayes.density.columns import Columns
 from skbayes.density.model import VAE
 from skbayes.density.options import check_options, column_indices
@@ -107,8 +107,12 @@ class VAEDensityEstimator(
         start.
     patience : int, default=10
         Evaluations (every 50 steps) without a better held-out bound before the rate is cut.
-    validation_fraction : float, default=0.15
-        Share of the rows (at most 5,000) that training is stopped by; 0 takes the training rows.
+    validation_fraction : float or "auto", default="auto"
+        Share of the rows (at most 5,000) that training is stopped by and models are compared on; 0
+        takes the training rows. "auto" is 0.15, but 100 rows or a third at least.
+    refit : {"auto", True, False}, default="auto"
+        Whether the chosen model is trained anew on all rows, for as many steps as were best; "auto"
+        with fewer than 2,000 rows.
     device : {"cpu", "cuda", "auto"}, default="cpu"
         Where to compute.
     dtype : {"float32", "float64"}, default="float32"
@@ -160,6 +164,8 @@ class VAEDensityEstimator(
     (150, 2)
     """
 
+    _stream: dict[str, Any]
+
     def __init__(
         self,
         hidden_layer_sizes=(64, 64),
@@ -192,7 +198,8 @@ class VAEDensityEstimator(
         learning_rate=0.003,
         warm_up=300,
         patience=10,
-        validation_fraction=0.15,
+        validation_fraction="auto",
+        refit="auto",
         device="cpu",
         dtype="float32",
         callbacks=None,
@@ -229,6 +236,7 @@ class VAEDensityEstimator(
         self.warm_up = warm_up
         self.patience = patience
         self.validation_fraction = validation_fraction
+        self.refit = refit
         self.device = device
         self.dtype = dtype
         self.callbacks = callbacks
@@ -275,13 +283,43 @@ class VAEDensityEstimator(
         finally:
             bar.close()
         self._store(found, problem)
+        self._stream = {"seed": seed, "seen": float(X.shape[0]), "passes": 0, "adam": None}
         return self
 
-    def _problem(self, X, weight, seed: int, device, dtype) -> Problem:
+    def partial_fit(self, X, y=None):
+        """One pass over more rows, without early stopping.
+
+        The first call fixes the columns' kinds and scales and the starting weights, and tries no
+        candidates: give it some hundred rows at least. There is a linear path unless
+        ``linear_path=False``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        check_options(self)
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        again = hasattr(self, "_weights")
+        X = check_rows(self, X, reset=not again, min_rows=1 if again else 2)
+        seed = self._stream["seed"] if again else draw_seed(self.random_state)
+        columns = self._columns if again else None
+        problem = self._problem(X, None, seed, device, dtype, columns, fraction=0.0)
+        found, self._stream = one_pass(self, problem, seed, getattr(self, "_stream", None))
+        self._store(found, problem)
+        return self
+
+    def _problem(self, X, weight, seed: int, device, dtype, columns=None, fraction=None) -> Problem:
         """Columns, the split, and values as the model takes them."""
-        if getattr(self, "_kept_columns", None) is not None:
-            columns = self._kept_columns
-        else:
+        fraction = self.validation_fraction if fraction is None else fraction
+        if columns is None:
             names = getattr(self, "feature_names_in_", None)
             detect = isinstance(self.integer_features, str)
             integer = None if detect else self.integer_features
@@ -303,7 +341,7 @@ class VAEDensityEstimator(
                 f"X has only columns that are constant in its n_samples={X.shape[0]} rows; there "
                 "is nothing to model."
             )
-        split = Split(X.shape[0], self.validation_fraction, np.random.default_rng([seed, 1]))
+        split = Split(X.shape[0], fraction, np.random.default_rng([seed, 1]))
         return Problem(X, weight, columns, split, device, dtype, isinstance(X, RowsOnDisk))
 
     def _store(self, found: Candidate, problem: Problem) -> None:
