@@ -78,6 +78,18 @@ class Problem:
             return None
         return self.weight[self.split.index(np.arange(self.split.n))]
 
+    @property
+    def compare_weight(self) -> np.ndarray | None:
+        """Weights of the held-out rows that models are compared on, None where all are equal."""
+        if self.weight is None:
+            return None
+        weight = self.weight[self.split.held_out][:COMPARE_ROWS]
+        return weight if weight.any() else None
+
+    def mean(self, values: np.ndarray) -> float:
+        """Weighted mean over those rows."""
+        return float(np.average(values, weights=self.compare_weight))
+
     def some_index(self) -> np.ndarray:
         """At most 20,000 training rows, as rows of X."""
         n = self.split.n
@@ -99,6 +111,7 @@ class Candidate(NamedTuple):
     weights: dict[str, np.ndarray]
     seed: int
     score: float
+    values: np.ndarray
     scores: dict[str, float]
     loss_curve: list[float]
     validation_curve: list[float]
@@ -150,11 +163,11 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
     if prior in ("auto", "normal") and layout.n_real == layout.n_columns:
         noise = e.noise if e.noise != "per_row" else "per_feature"
         out["linear"] = replace(base, hidden=(), linear=True, noise=noise, image_shape=None)
-    return {**out, **deep, "deep with linear path": beside}
+    return {**out, "deep with linear path": beside, **deep}  # the simplest first
 
 
 def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
-    """Train all candidates and keep the one with the best held-out density."""
+    """Train all candidates and keep one, see `choose`."""
     found: list[Candidate] = []
     specs = plan(estimator, problem)
     for number, (name, spec) in enumerate(specs.items()):
@@ -164,7 +177,7 @@ def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
         found.append(one)
         if one.messages and "interrupted" in one.messages[-1]:
             break
-    best = max(found, key=lambda one: one.score)
+    best = choose(found, problem.compare_weight)
     if estimator.refit is True or (estimator.refit == "auto" and problem.X.shape[0] < REFIT_BELOW):
         held_out_apart = len(problem.split.held_out) < problem.X.shape[0]
         if held_out_apart and not best.messages and not problem.on_disk:
@@ -186,7 +199,7 @@ def _fit_one(
     schedule = make_schedule(e, problem.split.n, spec)
     messages = []
     if closed:
-        curve = [-compare(model, problem)]
+        curve = [-problem.mean(compare(model, problem))]
         trained = Trained(model.to_numpy(), [], curve, curve[0], 0, False, [])
     else:
         trained = _train(e, problem, name, model, objective, schedule, seed, bar)
@@ -195,13 +208,15 @@ def _fit_one(
                 f"The fit was interrupted after {trained.n_steps} steps; the best model until then "
                 "is kept."
             )
-    score = compare(model, problem) if objective.has_density else -trained.best
+    values = compare(model, problem) if objective.has_density else np.array([-trained.best])
+    score = problem.mean(values) if objective.has_density else -trained.best
     return Candidate(
         name,
         spec,
         trained.weights,
         seed,
         score,
+        values,
         {},
         trained.loss_curve,
         trained.validation_curve,
@@ -261,7 +276,7 @@ def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
         What the next pass goes on from.
     """
     specs = plan(estimator, problem)
-    name = list(specs)[-1]
+    name = "deep with linear path" if "deep with linear path" in specs else list(specs)[-1]
     n = problem.split.n
     if stream is None:
         spec = specs[name]
@@ -280,7 +295,8 @@ def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
         stepper.resume(stream["adam"])
     steps = math.ceil(n / stepper.batch)
     loss = sum(stepper.step(estimator.learning_rate) for _ in range(steps)) / steps
-    score = compare(model, problem) if objective.has_density else -loss
+    values = compare(model, problem) if objective.has_density else np.array([-loss])
+    score = problem.mean(values) if objective.has_density else -loss
     stream = {
         "seed": seed,
         "seen": stepper.total,
@@ -294,6 +310,7 @@ def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
         model.to_numpy(),
         seed,
         score,
+        values,
         {name: score},
         curve,
         [],
@@ -353,14 +370,30 @@ def make_schedule(e, n: int, spec: Architecture) -> Schedule:
     )
 
 
-def compare(model: VAE, problem: Problem) -> float:
-    """Mean held-out log density, in standardised units."""
+def compare(model: VAE, problem: Problem) -> np.ndarray:
+    """Log density of the held-out rows, in standardised units."""
     held = problem.held_out[:COMPARE_ROWS]
     points = normal_points(COMPARE_POINTS, model.n_noise, seed=1)
     eps = torch.as_tensor(points, dtype=problem.dtype, device=problem.device)[:, None]
     values = torch.cat([log_density(model, part, eps) for part in held.split(64)])
-    weight = problem.weights_of(problem.split.held_out)
-    if weight is not None:
-        weight = weight[:COMPARE_ROWS]
-        weight = None if not weight.any() else weight
-    return float(np.average(values.double().cpu().numpy(), weights=weight))
+    return values.double().cpu().numpy()
+
+
+def choose(found: list[Candidate], weight: np.ndarray | None) -> Candidate:
+    """The simplest candidate, unless a later one is better by more than a standard error.
+
+    The difference is paired over the held-out rows, of which there are few where a difference by
+    chance could mislead (Breiman et al. 1984, section 3.4.3, on trees).
+    """
+    best = found[0]
+    for one in found[1:]:
+        if len(one.values) < 2:
+            best = one if one.score > best.score else best
+            continue
+        gap = one.values - best.values
+        mean = np.average(gap, weights=weight)
+        variance = np.average((gap - mean) ** 2, weights=weight)
+        count = len(gap) if weight is None else weight.sum() ** 2 / (weight**2).sum()
+        if mean > np.sqrt(variance / max(count - 1, 1)):
+            best = one
+    return best

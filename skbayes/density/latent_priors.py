@@ -128,8 +128,8 @@ class MixtureLatent(LatentPrior):
     .. math:: p(z) = \sum_k \pi_k N(z; m_k, (L_k^{-T} L_k^{-1}))
 
     :math:`L_k^T` is the Cholesky factor of the precision. Started by expectation maximisation on
-    draws from q, with the number of components that the Bayesian information criterion prefers
-    among powers of two up to ``n_components``.
+    draws from q, with the number of components that cross-validation prefers among powers of two
+    up to ``n_components``.
     """
 
     def __init__(self, n_latent: int, n_components: int) -> None:
@@ -169,20 +169,7 @@ class MixtureLatent(LatentPrior):
         return mean, weight @ (variance + self.means**2) - mean**2
 
     def start(self, z, v, seed):
-        from sklearn.mixture import GaussianMixture
-
-        best = None
-        k = 1
-        while k <= min(self.n_components, max(1, len(z) // 5)):
-            mixture = GaussianMixture(k, reg_covar=1e-4, random_state=seed, n_init=1)
-            mixture.fit(z)
-            bic = mixture.bic(z)
-            if best is None or bic < best[0]:
-                best = bic, mixture
-            k *= 2
-        if best is None:
-            return
-        found = best[1]
+        found = choose_mixture(z, self.n_components, seed)
         k = found.n_components
         with torch.no_grad():
             self.logits.fill_(-8.0)
@@ -191,6 +178,26 @@ class MixtureLatent(LatentPrior):
             factor = torch.as_tensor(found.precisions_cholesky_).to(self.lower.dtype)
             self.lower[:k] = torch.triu(factor, 1)
             self.log_diag[:k] = torch.log(torch.diagonal(factor, dim1=1, dim2=2))
+
+
+def choose_mixture(z: np.ndarray, most: int, seed: int):
+    """A Gaussian mixture with as many components as score best on rows that it has not seen.
+
+    The information criterion would take components that collapse onto a few rows.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    def fit(k: int, rows: np.ndarray) -> GaussianMixture:
+        return GaussianMixture(k, reg_covar=1e-3, random_state=seed).fit(rows)
+
+    n, best, n_best, k = len(z), -np.inf, 1, 1
+    fold = np.random.default_rng(seed).permutation(n) % 3
+    while k <= min(most, n // 6):
+        score = float(np.mean([fit(k, z[fold != f]).score(z[fold == f]) for f in range(3)]))
+        if score <= best:
+            break
+        best, n_best, k = score, k, 2 * k
+    return fit(n_best, z)
 
 
 class VampLatent(LatentPrior):
