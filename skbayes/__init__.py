@@ -1,5 +1,7 @@
 """scikit-learn compatible Bayesian deep learning on torch."""
 
+from skbayes.density.anomaly import VAEAnomalyDetector
+from skbayes.density.vae import VAEDensityEstimator
 from skbayes.mlp import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.torch_module import BayesianModuleClassifier, BayesianModuleRegressor
 from skbayes.variational_dropout import VariationalDropoutClassifier, VariationalDropoutRegressor
@@ -13,4 +15,6 @@ __all__ = [
     "BayesianModuleRegressor",
     "VariationalDropoutClassifier",
     "VariationalDropoutRegressor",
+    "VAEAnomalyDetector",
+    "VAEDensityEstimator",
 ]

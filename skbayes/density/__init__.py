@@ -1,0 +1,1 @@
+"""Variational autoencoders: densities, samples, latent features, anomalies."""

@@ -1,0 +1,365 @@
+"""Outlier detection with a variational autoencoder."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skbayes.density.conformal import p_values, smooth_ranks, threshold
+from skbayes.density.options import number
+from skbayes.density.rows import check_rows
+from skbayes.density.scores import SCORES
+from skbayes.density.vae import VAEDensityEstimator
+
+MOST_KEPT = 2000
+"""Training and calibration rows that are kept for scores chosen after `fit`."""
+
+N_FOLDS = 5
+FEW = 500
+
+
+class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
+    r"""Outlier detector on the density of a variational autoencoder.
+
+    A row is an outlier where its score is lower than those of nearly all rows like the training
+    rows. How low that is comes from calibration rows that the model has not seen, by conformal
+    p-values
+
+    .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{m + 1},
+
+    so that among new normal rows a share of at most ``false_alarm_rate`` is flagged. With 500 rows
+    and more a fifth of them is for calibration, apart from those that stop the training. With fewer
+    the calibration is across five folds, each scored by a model of the others; the score of a new
+    row is the mean over the five.
+
+    Parameters
+    ----------
+    density : VAEDensityEstimator or None, default=None
+        The model, not fitted. None: a small one that trains for a few hundred steps,
+        ``VAEDensityEstimator((32,), linear_path=True, max_epochs=..., refit=False)``.
+    anomaly_score : str or list of str, default="log_density"
+        "log_density", "elbo", "reconstruction" (mean of log p(x given z)), "kl" (divergence of q
+        from the prior), "latent_knn" (distance to the nearest training rows in the latent
+        space), "regret" (what the bound gains by fitting q to the row), "rank_average" (of the
+        first five), or a list of names, whose ranks are averaged. It can be changed after `fit`;
+        each has its own ``offset_``.
+    contamination : "auto" or float in (0, 0.5], default="auto"
+        "auto" flags rows with a p-value below ``false_alarm_rate``. A number is the share of the
+        training rows that is flagged.
+    false_alarm_rate : float, default=0.01
+        Share of new normal rows that may be flagged with ``contamination="auto"``.
+    trim : float in [0, 0.5), default=0.0
+        Share of the training rows that is left out of a second fit: those that the first one
+        finds least likely. For training rows that are not all normal.
+    n_neighbors : int, default=5
+        Of "latent_knn".
+    random_state : int, RandomState or None, default=None
+        Seed, also of ``density`` where that has none.
+    verbose : int, default=0
+        Of the default ``density``.
+
+    Attributes
+    ----------
+    offset_ : float
+        ``decision_function`` is ``score_samples`` less this; of the current ``anomaly_score``.
+    models_ : list of VAEDensityEstimator
+        The fitted model, or one for each fold.
+    n_calibration_ : int
+        Number of calibration rows.
+    n_features_in_ : int
+        Number of columns of X.
+
+    Notes
+    -----
+    Where calibration rows are so few that no p-value can be below ``false_alarm_rate`` (99 for
+    0.01), `fit` warns and flags the rows that score lower than all of them. The p-values hold for
+    rows like the training rows, outliers among these included; with ``trim`` the calibration rows
+    are not trimmed, so that fewer rows are flagged rather than more.
+
+    References
+    ----------
+    Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world. Vovk (2015),
+    Cross-conformal predictors.
+    """
+
+    def __init__(
+        self,
+        density=None,
+        anomaly_score="log_density",
+        *,
+        contamination="auto",
+        false_alarm_rate=0.01,
+        trim=0.0,
+        n_neighbors=5,
+        random_state=None,
+        verbose=0,
+    ):
+        self.density = density
+        self.anomaly_score = anomaly_score
+        self.contamination = contamination
+        self.false_alarm_rate = false_alarm_rate
+        self.trim = trim
+        self.n_neighbors = n_neighbors
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Train the model and calibrate its score.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, most or all of them normal.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The fitted detector.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are not allowed.
+        """
+        self._check()
+        X = check_rows(self, X, reset=True, min_rows=2)
+        n = X.shape[0]
+        rng = check_random_state(self.random_state)
+        order = rng.permutation(n)
+        self.models_: list[VAEDensityEstimator] = []
+        # rows that each model was trained on, and rows that calibrate it
+        self._train: list[np.ndarray] = []
+        self._calibration: list[np.ndarray] = []
+        if n >= FEW:
+            m = n // 5
+            parts = [(order[m:], order[:m])]
+        else:
+            folds = np.array_split(order, min(N_FOLDS, n))
+            parts = [(np.setdiff1d(order, fold), fold) for fold in folds]
+        for train, calibration in parts:
+            rows = X[np.sort(train)]
+            model = self._fit_model(rows, rng)
+            self.models_.append(model)
+            self._train.append(np.array(rows[:: -(-len(rows) // MOST_KEPT)]))
+            self._calibration.append(np.array(X[np.sort(calibration)]))
+        few = np.sort(order[:MOST_KEPT])
+        self._all = np.array(X[few])
+        self.n_calibration_ = sum(map(len, self._calibration))
+        self._offsets: dict[Any, Any] = {}
+        self._references: dict[str, list[np.ndarray]] = {}
+        if isinstance(self.contamination, str):
+            needed = 1.0 / self.false_alarm_rate
+            if self.n_calibration_ + 1 <= needed * (1 + 1e-9):
+                warnings.warn(
+                    f"{self.n_calibration_} calibration rows are too few for a p-value below "
+                    f"false_alarm_rate={self.false_alarm_rate}; rows that score lower than all of "
+                    f"them are flagged, about one in {self.n_calibration_ + 1} normal rows.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        self._calibrated()
+        return self
+
+    def _check(self) -> None:
+        """Raise a ValueError that names the first parameter that is not allowed."""
+        if self.density is not None and not isinstance(self.density, VAEDensityEstimator):
+            raise ValueError(
+                f"density={self.density!r} is not allowed; it must be None or a "
+                "VAEDensityEstimator."
+            )
+        self._names()
+        number(self, "n_neighbors", numbers.Integral, 1)
+        number(self, "false_alarm_rate", numbers.Real, 0, above=True)
+        number(self, "trim", numbers.Real, 0)
+        if self.false_alarm_rate >= 1:
+            raise ValueError(
+                f"false_alarm_rate={self.false_alarm_rate!r} is not allowed; it must be below 1."
+            )
+        if self.trim >= 0.5:
+            raise ValueError(f"trim={self.trim!r} is not allowed; it must be below 0.5.")
+        c = self.contamination
+        real = isinstance(c, numbers.Real) and not isinstance(c, bool)
+        if not (isinstance(c, str) and c == "auto") and not (real and 0 < c <= 0.5):
+            raise ValueError(
+                f"contamination={c!r} is not allowed; it must be 'auto' or a number in (0, 0.5]."
+            )
+
+    def _names(self) -> list[str]:
+        """Names of the scores whose ranks are averaged, or of the only one."""
+        if isinstance(self.anomaly_score, str):
+            if self.anomaly_score == "rank_average":
+                return [name for name in SCORES if name != "regret"]
+            names = [self.anomaly_score]
+        else:
+            names = list(self.anomaly_score)
+        wrong = [name for name in names if name not in SCORES]
+        if wrong or not names:
+            raise ValueError(
+                f"anomaly_score={self.anomaly_score!r} is not allowed; allowed are "
+                f"{', '.join(map(repr, SCORES))}, 'rank_average', or a list of these."
+            )
+        return names
+
+    def _fit_model(self, rows: np.ndarray, rng) -> VAEDensityEstimator:
+        seed = rng.randint(2**31 - 1)
+        if self.density is None:
+            model = default_density(len(rows)).set_params(verbose=self.verbose)
+        else:
+            model = clone(self.density)
+        if model.random_state is None:
+            model.set_params(random_state=seed)
+        model.fit(rows)
+        if self.trim:
+            keep = np.argsort(-model.score_samples(rows), kind="stable")
+            keep = np.sort(keep[: max(2, round((1 - self.trim) * len(rows)))])
+            model = clone(model).fit(rows[keep])
+        return model
+
+    # ------------------------------------------------------------------ scores
+
+    def _score(self, k: int, X: np.ndarray) -> np.ndarray:
+        """Current score of rows by model k, high for normal rows."""
+        names = self._names()
+        model, train = self.models_[k], self._train[k]
+        values = [SCORES[name](model, X, train, self.n_neighbors) for name in names]
+        if len(names) == 1:
+            return values[0]
+        ranks = [smooth_ranks(v, self._reference(n)[k]) for v, n in zip(values, names, strict=True)]
+        return np.mean(ranks, 0)
+
+    def _reference(self, name: str) -> list[np.ndarray]:
+        """One score of each model's own training rows; ranks are among them."""
+        key = f"{name}/{self.n_neighbors}"
+        if key not in self._references:
+            self._references[key] = [
+                SCORES[name](model, train, train, self.n_neighbors)
+                for model, train in zip(self.models_, self._train, strict=True)
+            ]
+        return self._references[key]
+
+    def _calibration_scores(self) -> np.ndarray:
+        """Current scores of the calibration rows, by models that have not seen them."""
+        return np.concatenate([self._score(k, X) for k, X in enumerate(self._calibration)])
+
+    def _calibrated(self) -> tuple[np.ndarray, float]:
+        """Sorted calibration scores and the offset, kept once they are known."""
+        key = (tuple(self._names()), self.n_neighbors)
+        full = (*key, self.contamination, self.false_alarm_rate)
+        if key not in self._offsets:
+            self._offsets[key] = np.sort(self._calibration_scores())
+        scores = self._offsets[key]
+        if full not in self._offsets:
+            if self.contamination != "auto":
+                all_scores = self._mean_score(self._all)
+                offset = float(np.percentile(all_scores, 100.0 * float(self.contamination)))
+            else:
+                found = threshold(scores, self.false_alarm_rate)
+                offset = float(scores[0]) if found is None else found
+            self._offsets[full] = offset
+        return scores, self._offsets[full]
+
+    def _mean_score(self, X: np.ndarray) -> np.ndarray:
+        return np.mean([self._score(k, X) for k in range(len(self.models_))], 0)
+
+    @property
+    def offset_(self) -> float:
+        """Score below which a row is an outlier, of the current ``anomaly_score``."""
+        check_is_fitted(self, "models_")
+        return self._calibrated()[1]
+
+    def score_samples(self, X):
+        """Score of each row; the lower, the more abnormal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In nats, or a mean rank in (0, 1).
+        """
+        check_is_fitted(self, "models_")
+        X = np.asarray(check_rows(self, X, reset=False)[:])
+        return self._mean_score(X)
+
+    def decision_function(self, X):
+        """`score_samples` less ``offset_``: negative for outliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """+1 for normal rows, -1 for outliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def predict_p_value(self, X):
+        """Conformal p-value of each row: small for outliers, spread evenly for normal rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Between 1 / (``n_calibration_`` + 1) and 1.
+        """
+        return p_values(self.score_samples(X), self._calibrated()[0])
+
+    def constant_violations(self, X):
+        """Number of columns of each row that were constant in `fit` and have another value.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self, "models_")
+        return np.min([model.constant_violations(X) for model in self.models_], 0)
+
+
+def default_density(n: int) -> VAEDensityEstimator:
+    """The model of the detector's default."""
+    return VAEDensityEstimator(
+        (32,),
+        linear_path=True,
+        max_epochs=max(1, round(300 * min(256, n) / n)),
+        batch_size=256,
+        n_components=8,
+        n_importance=64,
+        importance_inflation=1.2,
+        refit=False,
+    )

@@ -1,0 +1,399 @@
+"""The models that `fit` tries, and the choice among them by held-out density."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.density.columns import Columns, count_moments
+from skbayes.density.importance import log_density, normal_points
+from skbayes.density.linear_start import MOST_LINEAR, choose_linear, start_linear, start_rates
+from skbayes.density.model import VAE, Architecture
+from skbayes.density.objectives import OBJECTIVES, Objective
+from skbayes.density.options import check_image
+from skbayes.density.rows import Split
+from skbayes.density.training import Rows, Schedule, Stepper, Trained, replay, train
+from skbayes.validation import check_hidden_layer_sizes
+
+MOST_DEEP = 10
+START_ROWS = 20_000
+DEFAULT_STEPS = 4000
+REFIT_BELOW = 2000
+COMPARE_POINTS = 256
+COMPARE_ROWS = 2000
+
+
+@dataclass
+class Problem:
+    """Rows, their columns and their split, as models take them."""
+
+    X: Any
+    weight: np.ndarray | None
+    columns: Columns
+    split: Split
+    device: torch.device
+    dtype: torch.dtype
+    on_disk: bool
+
+    def __post_init__(self) -> None:
+        self.held_out = self.tensor(self.split.held_out)
+        self._all = None if self.on_disk else self.columns.transform(self.X, np.float32)
+        if self._all is not None and self.dtype == torch.float64:
+            self._all = self.columns.transform(self.X)
+        self._resident: Tensor | None = None
+
+    def tensor(self, index: np.ndarray) -> Tensor:
+        """Values of rows of X."""
+        V = self.columns.transform(self.X[index])
+        return torch.as_tensor(V, dtype=self.dtype, device=self.device)
+
+    def rows(self, i: np.ndarray) -> Tensor:
+        """Values of training rows."""
+        return self._take(self.split.index(i))
+
+    def _take(self, index: np.ndarray) -> Tensor:
+        if self._all is None:
+            return self.tensor(index)
+        if self._resident is None:
+            self._resident = torch.as_tensor(self._all, dtype=self.dtype, device=self.device)
+        return self._resident[torch.as_tensor(index, device=self.device)]
+
+    def any_rows(self, i: np.ndarray) -> Tensor:
+        """Values of rows, held out or not."""
+        return self._take(i)
+
+    def weights_of(self, index: np.ndarray) -> np.ndarray | None:
+        """Weights of rows of X."""
+        return None if self.weight is None else self.weight[index]
+
+    @property
+    def train_weight(self) -> np.ndarray | None:
+        """Weights of the training rows."""
+        if self.weight is None:
+            return None
+        return self.weight[self.split.index(np.arange(self.split.n))]
+
+    @property
+    def compare_weight(self) -> np.ndarray | None:
+        """Weights of the held-out rows that models are compared on, None where all are equal."""
+        if self.weight is None:
+            return None
+        weight = self.weight[self.split.held_out][:COMPARE_ROWS]
+        return weight if weight.any() else None
+
+    def mean(self, values: np.ndarray) -> float:
+        """Weighted mean over those rows."""
+        return float(np.average(values, weights=self.compare_weight))
+
+    def some_index(self) -> np.ndarray:
+        """At most 20,000 training rows, as rows of X."""
+        n = self.split.n
+        i = np.arange(n)
+        if n > START_ROWS:
+            i = np.unique(np.linspace(0, n - 1, START_ROWS).astype(np.int64))
+        return self.split.index(i)
+
+    def some_values(self) -> np.ndarray:
+        """Values of those rows."""
+        return self.columns.transform(self.X[self.some_index()])
+
+
+class Candidate(NamedTuple):
+    """A trained model, and how it did."""
+
+    name: str
+    spec: Architecture
+    weights: dict[str, np.ndarray]
+    seed: int
+    score: float
+    values: np.ndarray
+    scores: dict[str, float]
+    loss_curve: list[float]
+    validation_curve: list[float]
+    n_steps: int
+    path: list[tuple[float, int]]
+    messages: list[str]
+
+
+def plan(estimator, problem: Problem) -> dict[str, Architecture]:
+    """The architectures to try, by name."""
+    e, layout = estimator, problem.columns.layout
+    hidden = check_hidden_layer_sizes(e.hidden_layer_sizes)
+    image = None if e.image_shape is None else check_image(e)
+    if image is not None and layout.n_inputs != math.prod(image):
+        raise ValueError(
+            f"image_shape={e.image_shape!r} has {math.prod(image)} entries, but {layout.n_inputs} "
+            "columns of X are not constant or categorical; use standardize and noise on images "
+            "without constant pixels, or the multilayer perceptron."
+        )
+    has_density = OBJECTIVES[e.objective].has_density
+    real = layout.n_real
+    prior = e.latent_prior
+    base = Architecture(
+        layout,
+        e.latent_dim or min(real or layout.n_columns, MOST_DEEP),
+        hidden,
+        e.activation,
+        e.noise,
+        e.noise_floor,
+        False,
+        "normal" if prior == "auto" else prior,
+        e.n_components,
+        image,
+        tuple(e.channels) if image is not None else (),
+    )
+    wide = e.latent_dim or min(real, MOST_LINEAR)
+    beside = replace(base, n_latent=wide, linear=True)
+    if prior == "auto" and has_density:
+        beside = replace(beside, prior="mixture")
+    if not hidden and image is None:
+        # the linear model: normal latent variables unless others are asked for
+        return {"linear": replace(beside, prior=base.prior, n_latent=wide or base.n_latent)}
+    deep = {"deep": base}
+    if not real or e.linear_path is False or not has_density:
+        return deep
+    if e.linear_path is True:
+        return {"deep with linear path": beside}
+    out = {}
+    if prior in ("auto", "normal") and layout.n_real == layout.n_columns:
+        noise = e.noise if e.noise != "per_row" else "per_feature"
+        out["linear"] = replace(base, hidden=(), linear=True, noise=noise, image_shape=None)
+    return {**out, "deep with linear path": beside, **deep}  # the simplest first
+
+
+def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
+    """Train all candidates and keep one, see `choose`."""
+    found: list[Candidate] = []
+    specs = plan(estimator, problem)
+    for number, (name, spec) in enumerate(specs.items()):
+        seed_here = int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
+        closed = name == "linear" and len(specs) > 1
+        one = _fit_one(estimator, problem, name, spec, seed_here, bar, closed)
+        found.append(one)
+        if one.messages and "interrupted" in one.messages[-1]:
+            break
+    best = choose(found, problem.compare_weight)
+    if estimator.refit is True or (estimator.refit == "auto" and problem.X.shape[0] < REFIT_BELOW):
+        held_out_apart = len(problem.split.held_out) < problem.X.shape[0]
+        if held_out_apart and not best.messages and not problem.on_disk:
+            best = refit(estimator, problem, best)
+    return best._replace(scores={one.name: one.score for one in found})
+
+
+def _fit_one(
+    estimator, problem: Problem, name: str, spec: Architecture, seed: int, bar, closed: bool
+) -> Candidate:
+    e = estimator
+    V = problem.some_values()
+    weight = problem.weights_of(problem.some_index())
+    if closed:
+        held = problem.held_out.double().cpu().numpy()
+        spec = choose_linear(spec, V, weight, held, e.latent_dim, e.noise)
+    model = start(spec, V, weight, seed, problem)
+    objective = make_objective(e, model, problem, seed)
+    schedule = make_schedule(e, problem.split.n, spec)
+    messages = []
+    if closed:
+        curve = [-problem.mean(compare(model, problem))]
+        trained = Trained(model.to_numpy(), [], curve, curve[0], 0, False, [])
+    else:
+        trained = _train(e, problem, name, model, objective, schedule, seed, bar)
+        if trained.interrupted:
+            messages.append(
+                f"The fit was interrupted after {trained.n_steps} steps; the best model until then "
+                "is kept."
+            )
+    values = compare(model, problem) if objective.has_density else np.array([-trained.best])
+    score = problem.mean(values) if objective.has_density else -trained.best
+    return Candidate(
+        name,
+        spec,
+        trained.weights,
+        seed,
+        score,
+        values,
+        {},
+        trained.loss_curve,
+        trained.validation_curve,
+        trained.n_steps,
+        trained.path,
+        messages,
+    )
+
+
+def _train(e, problem: Problem, name: str, model, objective, schedule, seed: int, bar) -> Trained:
+    """Train a model, with the progress bar and the callbacks."""
+    listener = None
+    if e.callbacks:
+        from skbayes.density.listener import VAEListener
+
+        listener = VAEListener(e, model, problem.X)
+
+    def on_step(done: int, total: int, loss: float, held_out: float) -> None:
+        bar(done, total, f"{name}, loss {loss:.4g}, held out {held_out:.4g}")
+        if listener is not None:
+            listener.step(loss, held_out)
+
+    out = train(
+        model,
+        objective,
+        Rows(problem.rows, problem.split.n, problem.train_weight),
+        problem.held_out,
+        schedule,
+        seed,
+        held_out_weight=problem.weights_of(problem.split.held_out),
+        on_step=on_step,
+    )
+    if listener is not None:
+        listener.close()
+    return out
+
+
+def refit(estimator, problem: Problem, found: Candidate) -> Candidate:
+    """Train the chosen model anew on all rows, held-out ones too, for as many steps."""
+    V, weight = problem.columns.transform(problem.X), problem.weight
+    model = start(found.spec, V, weight, found.seed, problem)
+    if found.path:
+        objective = make_objective(estimator, model, problem, found.seed)
+        schedule = make_schedule(estimator, len(V), found.spec)
+        rows = Rows(problem.any_rows, len(V), weight)
+        replay(model, objective, rows, schedule, found.seed, found.path)
+    return found._replace(weights=model.to_numpy())
+
+
+def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
+    """One pass of `VAEDensityEstimator.partial_fit`.
+
+    Returns
+    -------
+    candidate : Candidate
+    stream : dict
+        What the next pass goes on from.
+    """
+    specs = plan(estimator, problem)
+    name = "deep with linear path" if "deep with linear path" in specs else list(specs)[-1]
+    n = problem.split.n
+    if stream is None:
+        spec = specs[name]
+        model = start(spec, problem.some_values(), None, seed, problem)
+        stream = {"seed": seed, "seen": 0.0, "passes": 0, "adam": None}
+    else:
+        name, spec = estimator.candidate_, estimator._spec
+        model = VAE.from_numpy(spec, estimator._weights)
+        model = model.to(device=problem.device, dtype=problem.dtype)
+    objective = make_objective(estimator, model, problem, seed)
+    schedule = make_schedule(estimator, n, spec)
+    here = int(np.random.SeedSequence(seed, spawn_key=(9, stream["passes"])).generate_state(1)[0])
+    stepper = Stepper(model, objective, Rows(problem.rows, n), schedule, here)
+    stepper.total = n + stream["seen"]
+    if stream["adam"] is not None:
+        stepper.resume(stream["adam"])
+    steps = math.ceil(n / stepper.batch)
+    loss = sum(stepper.step(estimator.learning_rate) for _ in range(steps)) / steps
+    values = compare(model, problem) if objective.has_density else np.array([-loss])
+    score = problem.mean(values) if objective.has_density else -loss
+    stream = {
+        "seed": seed,
+        "seen": stepper.total,
+        "passes": stream["passes"] + 1,
+        "adam": stepper.state(),
+    }
+    curve = [*getattr(estimator, "loss_curve_", []), loss]
+    found = Candidate(
+        name,
+        spec,
+        model.to_numpy(),
+        seed,
+        score,
+        values,
+        {name: score},
+        curve,
+        [],
+        stepper.t,
+        [],
+        [],
+    )
+    return found, stream
+
+
+def start(spec: Architecture, V: np.ndarray, weight, seed: int, problem: Problem) -> VAE:
+    """A model at its starting weights."""
+    model = VAE(spec, seed)
+    columns = problem.columns
+    moments = count_moments(V, spec.layout)
+    with torch.no_grad():
+        model.count_mean.copy_(torch.as_tensor(moments.mean))
+        model.count_scale.copy_(torch.as_tensor(moments.scale))
+        model.head.half_pitch.copy_(torch.as_tensor(columns.half_pitch))
+    if spec.layout.n_real < spec.layout.n_columns:
+        start_rates(model, V, weight)
+    if model.encoder.linear is not None and spec.layout.n_real:
+        start_linear(model, V, weight)
+    with torch.no_grad():
+        inputs = model.inputs(torch.as_tensor(V, dtype=torch.float32))
+        mean, log_var = model.encode_inputs(inputs)
+    # the best prior for the bound is the mixture of all q: it starts at draws from them
+    eps = np.random.default_rng(seed).standard_normal(mean.shape)
+    z = mean.double().numpy() + np.exp(0.5 * log_var.double().numpy()) * eps
+    model.prior.start(z, inputs.double().numpy(), seed % (1 << 31))
+    return model.to(device=problem.device, dtype=problem.dtype)
+
+
+def make_objective(e, model: VAE, problem: Problem, seed: int) -> Objective:
+    """The objective with the estimator's settings."""
+    n_points = e.n_points or (8 if e.objective == "iwae" else 1)
+    objective = OBJECTIVES[e.objective](
+        n_points=n_points, beta=e.beta, free_bits=e.free_bits, strength=e.penalty
+    )
+    objective.prepare(model, e.kernel, seed, problem.device, problem.dtype)
+    return objective
+
+
+def make_schedule(e, n: int, spec: Architecture) -> Schedule:
+    """How long and how fast to train."""
+    batch = min(e.batch_size, n)
+    epochs = e.max_epochs or max(1, math.ceil(DEFAULT_STEPS * batch / n))
+    per_epoch = math.ceil(n / batch)
+    return Schedule(
+        batch,
+        epochs,
+        e.learning_rate,
+        0 if spec.linear else e.warm_up,
+        e.patience,
+        e.noise_prior,
+        min(50, max(1, per_epoch * epochs // 4)),
+    )
+
+
+def compare(model: VAE, problem: Problem) -> np.ndarray:
+    """Log density of the held-out rows, in standardised units."""
+    held = problem.held_out[:COMPARE_ROWS]
+    points = normal_points(COMPARE_POINTS, model.n_noise, seed=1)
+    eps = torch.as_tensor(points, dtype=problem.dtype, device=problem.device)[:, None]
+    values = torch.cat([log_density(model, part, eps) for part in held.split(64)])
+    return values.double().cpu().numpy()
+
+
+def choose(found: list[Candidate], weight: np.ndarray | None) -> Candidate:
+    """The simplest candidate, unless a later one is better by more than a standard error.
+
+    The difference is paired over the held-out rows, of which there are few where a difference by
+    chance could mislead (Breiman et al. 1984, section 3.4.3, on trees).
+    """
+    best = found[0]
+    for one in found[1:]:
+        if len(one.values) < 2:
+            best = one if one.score > best.score else best
+            continue
+        gap = one.values - best.values
+        mean = np.average(gap, weights=weight)
+        variance = np.average((gap - mean) ** 2, weights=weight)
+        count = len(gap) if weight is None else weight.sum() ** 2 / (weight**2).sum()
+        if mean > np.sqrt(variance / max(count - 1, 1)):
+            best = one
+    return best

@@ -1,0 +1,146 @@
+"""The linear VAE in closed form: probabilistic PCA and factor analysis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from skbayes.density.model import VAE, Architecture
+
+MOST_LINEAR = 32
+
+
+class LinearFit(NamedTuple):
+    """A linear Gaussian model with diagonal posterior."""
+
+    loadings: np.ndarray
+    """W, (d, n_latent), such that W^T diag(variance)^-1 W is diagonal."""
+
+    variance: np.ndarray
+    """Of the noise, (d,)."""
+
+
+def fit_linear(covariance: np.ndarray, n_latent: int, per_feature: bool, floor: float) -> LinearFit:
+    r"""Maximum likelihood of :math:`x = W z + \epsilon` with the given covariance of x.
+
+    One variance: the eigenvectors of the covariance (Tipping and Bishop 1999, section 3.2). One per
+    column: expectation maximisation from there (Rubin and Thayer 1982).
+    """
+    d = len(covariance)
+    n_latent = min(n_latent, d)
+    value, vector = np.linalg.eigh(covariance)
+    value, vector = np.maximum(value[::-1], 0.0), vector[:, ::-1]
+    rest = value[n_latent:]
+    noise = max(rest.mean() if len(rest) else value[-1] / 2, floor**2)
+    size = np.sqrt(np.maximum(value[:n_latent] - noise, 0.0))
+    W, psi = vector[:, :n_latent] * size, np.full(d, noise)
+    if per_feature:
+        # what is left of each column, so that a column without noise of its own is not stuck at 0
+        psi = np.maximum(np.diag(covariance) - (W**2).sum(1), max(floor**2, 1e-3))
+        for _ in range(500):
+            scaled = W / psi[:, None]
+            inner = np.linalg.inv(np.eye(n_latent) + W.T @ scaled)
+            beta = inner @ scaled.T
+            cross = covariance @ beta.T
+            W = cross @ np.linalg.inv(inner + beta @ cross)
+            new = np.maximum(np.diag(covariance) - (W * cross).sum(1), floor**2)
+            change, psi = np.abs(new - psi).max(), new
+            if change < 1e-6:
+                break
+        # turn the latent space so that the posterior is diagonal
+        U, s, _ = np.linalg.svd(W / np.sqrt(psi)[:, None], full_matrices=False)
+        W = np.sqrt(psi)[:, None] * U * s
+    return LinearFit(W, psi)
+
+
+def log_density(V: np.ndarray, fit: LinearFit) -> np.ndarray:
+    """Log density (n,) of centred rows V (n, d)."""
+    W, psi = fit
+    cov = W @ W.T + np.diag(psi)
+    L = np.linalg.cholesky(cov)
+    white = np.linalg.solve(L, V.T)
+    d = V.shape[1]
+    return -0.5 * ((white**2).sum(0) + d * np.log(2 * np.pi)) - np.log(np.diag(L)).sum()
+
+
+def start_linear(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
+    """Put the closed form of the linear model into a model's linear paths.
+
+    Columns that are not real keep their base rates. Only the real part of V (n, n_columns) is used.
+    """
+    spec, layout = model.spec, model.spec.layout
+    n_real, n_latent = layout.n_real, spec.n_latent
+    real = V[:, :n_real].astype(np.float64)
+    center = np.average(real, axis=0, weights=weight)
+    covariance = np.cov(real.T, aweights=weight, bias=True).reshape(n_real, n_real)
+    per_feature = spec.noise != "shared"
+    fit = fit_linear(covariance, n_latent, per_feature, spec.floor)
+    W, psi = fit
+    k = W.shape[1]
+    precision = 1.0 + (W**2 / psi[:, None]).sum(0)
+    encode = (W / psi[:, None]).T / precision[:, None]  # (k, n_real)
+    inside = np.maximum(psi - spec.floor**2, 1e-3 * spec.floor**2)
+    if spec.noise == "shared":
+        inside = inside[:1]
+    with torch.no_grad():
+        enc, dec = model.encoder.linear, model.decoder.linear
+        assert enc is not None and dec is not None
+        enc.weight.zero_()
+        enc.bias.zero_()
+        dec.weight.zero_()
+        enc.weight[:k, :n_real] = torch.as_tensor(encode)
+        enc.bias[:k] = torch.as_tensor(-encode @ center)
+        enc.bias[n_latent : n_latent + k] = torch.as_tensor(-np.log(precision))
+        dec.weight[:n_real, :k] = torch.as_tensor(W)
+        model.head.log_noise.copy_(torch.as_tensor(np.log(inside)))
+        dec.bias[:n_real] = torch.as_tensor(center)
+
+
+def start_rates(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
+    """Start the biases of binary, count and category outputs at their rates in the data."""
+    layout = model.spec.layout
+    path = model.decoder
+    bias: Any = path.deep.layers[-1].bias if path.linear is None else path.linear.bias
+    at = out = layout.n_real
+    values: list[float] = []
+    for j in range(layout.n_binary):
+        p = (np.average(V[:, at + j], weights=weight) * len(V) + 0.5) / (len(V) + 1.0)
+        values.append(float(np.log(p / (1 - p))))
+    at += layout.n_binary
+    for j in range(layout.n_count):
+        values.append(float(np.log(np.average(V[:, at + j], weights=weight) + 1e-3)))
+    at += layout.n_count
+    for j, k in enumerate(layout.n_categories):
+        share = np.bincount(V[:, at + j].astype(int), weights=weight, minlength=k) + 0.5
+        values.extend(np.log(share / share.sum()))
+    with torch.no_grad():
+        bias[out : out + len(values)] = torch.as_tensor(values, dtype=bias.dtype)
+
+
+def choose_linear(
+    spec: Architecture,
+    V: np.ndarray,
+    weight: np.ndarray | None,
+    held_out: np.ndarray,
+    n_latent: int | None,
+    noise: str,
+) -> Architecture:
+    """The number of latent variables, and the kind of noise, with the best held-out density."""
+    d = spec.layout.n_real
+    center = np.average(V, axis=0, weights=weight)
+    covariance = np.cov(V.T, aweights=weight, bias=True).reshape(d, d)
+    sizes = [n_latent] if n_latent else sorted({*range(1, min(d, 12)), d // 2, 3 * d // 4, d} - {0})
+    sizes = [q for q in sizes if q <= MOST_LINEAR] or [min(d, MOST_LINEAR)]
+    kinds = ("shared", "per_feature") if noise == "per_row" else (noise,)
+    best: tuple[float, Architecture] | None = None
+    for kind in kinds:
+        for q in sizes:
+            fit = fit_linear(covariance, q, kind == "per_feature", spec.floor)
+            value = log_density(held_out - center, fit).mean()
+            if best is None or value > best[0]:
+                best = value, replace(spec, n_latent=q, noise=kind)
+    assert best is not None
+    return best[1]

@@ -1,0 +1,379 @@
+"""The variational autoencoder as a density, a transformer and a sampler."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    TransformerMixin,
+)
+from sklearn.exceptions import ConvergenceWarning
+
+from skbayes.density.answers import AnswersMixin
+from skbayes.density.candidates import Candidate, Problem, fit_candidates, one_pass
+from skbayes.density.columns import Columns
+from skbayes.density.model import VAE
+from skbayes.density.options import check_options, column_indices
+from skbayes.density.rows import Split, check_rows
+from skbayes.progress import ProgressBar
+from skbayes.rows_on_disk import RowsOnDisk
+from skbayes.validation import check_sample_weight, draw_seed, resolve_device, resolve_dtype
+
+
+class VAEDensityEstimator(
+    AnswersMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+):
+    r"""Variational autoencoder: density, latent features and samples in one estimator.
+
+    Rows are taken to come from latent variables z by a network, the decoder,
+
+    .. math:: p(x) = \int p(x \mid z)\, p(z)\, dz,
+
+    and a second network, the encoder, gives a normal :math:`q(z \mid x)` for each row. Both are
+    trained on the evidence lower bound (Kingma and Welling 2014, equation 3)
+
+    .. math:: \log p(x) \ge E_{q(z \mid x)}[\log p(x \mid z)] - KL(q(z \mid x) \,\|\, p(z)).
+
+    Up to three models are trained: a linear one in closed form (probabilistic PCA, or factor
+    analysis), a deep one with a linear path beside it that starts at the closed form, and a deep
+    one. The first of them is kept, unless a later one has a better held-out density by more than a
+    standard error.
+
+    Parameters
+    ----------
+    latent_dim : int or None, default=None
+        Number of latent variables. None: at most 10 for the deep path alone; with a linear path as
+        many as there are columns, at most 32.
+    hidden_layer_sizes : int or sequence of int, default=(64, 64)
+        Widths of the encoder's hidden layers; the decoder's are the same in reverse order. Empty is
+        the linear model.
+    activation : {"silu", "relu", "tanh", "gelu", "elu"}, default="silu"
+        Between layers.
+    noise : {"per_row", "per_feature", "shared"}, default="per_row"
+        Variance of real columns: decoded for each row, one per column, or one number.
+    noise_floor : float, default=0.01
+        Smallest standard deviation of the noise, in standard deviations of the column.
+    noise_prior : float, default=0.1
+        Residual, in standard deviations of the column, that the prior of each variance is worth
+        one row of.
+    latent_prior : {"auto", "normal", "mixture", "vamp", "relevance", "two_stage"}, default="auto"
+        Distribution of the latent variables. "auto" is a mixture with a linear path, and normal
+        without.
+    n_components : int, default=16
+        Components of "mixture" (at most) and "vamp".
+    linear_path : {"auto", True, False}, default="auto"
+        Whether there is a linear path beside the deep one; "auto" tries both.
+    objective : str, default="elbo"
+        "elbo" and "iwae" are bounds of the log density. "mse" (plain autoencoder), "mmd",
+        "gan", "mmd+gan", "vae-gan" and "stein" leave no density: `score_samples` is not there.
+    n_points : int or None, default=None
+        Points of q per row and step; None is 1, and 8 for "iwae".
+    beta : float, default=1.0
+        Factor on the divergence; other values than 1 train for something else than the density.
+    free_bits : float, default=0.0
+        Nats of each latent variable that cost nothing in training.
+    penalty : float, default=10.0
+        Factor on the criteria that compare the encodings with the prior ("mmd", "gan", "stein").
+    kernel : {"imq", "rbf"}, default="imq"
+        Of "mmd": sum of inverse multiquadrics, or a normal with the width by the median distance.
+    n_importance : int, default=512
+        Points per row for the log density.
+    importance_inflation : float, default=1.0
+        Factor on the standard deviations of q where the log density is computed.
+    standardize : bool, default=True
+        Whether real columns are centred and scaled inside.
+    categorical_features, binary_features, count_features : array-like or None, default=None
+        Columns with categories, two values, counts: indices, a mask, or names.
+    integer_features : array-like, "auto" or None, default="auto"
+        Columns whose values lie on a grid of whole numbers and get a probability each. "auto":
+        those with whole numbers only.
+    image_shape : tuple of int or None, default=None
+        (channels, height, width) or (height, width) of what a row is, for convolutional networks.
+    channels : tuple of int, default=(16, 32)
+        Of the convolutional layers, each of which halves height and width.
+    batch_size : int, default=128
+        Rows per step.
+    max_epochs : int or None, default=None
+        Passes over the rows; None is what 4,000 steps take.
+    learning_rate : float, default=0.003
+        Of Adam. It is cut twice when the held-out bound stops to rise.
+    warm_up : int, default=300
+        Steps in which the factor on the divergence grows from 0 to 1, where there is no linear
+        start.
+    patience : int, default=10
+        Evaluations (every 50 steps) without a better held-out bound before the rate is cut.
+    validation_fraction : float or "auto", default="auto"
+        Share of the rows (at most 5,000) that training is stopped by and models are compared on; 0
+        takes the training rows. "auto" is 0.15, but 100 rows or a third at least.
+    refit : {"auto", True, False}, default="auto"
+        Whether the chosen model is trained anew on all rows, for as many steps as were best; "auto"
+        with fewer than 2,000 rows.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        Where to compute.
+    dtype : {"float32", "float64"}, default="float32"
+        Of training; answers are computed in double precision.
+    callbacks : list of skorch callbacks or None, default=None
+        Called at every evaluation with ``train_loss`` and ``valid_loss``.
+    random_state : int, RandomState or None, default=None
+        Seed.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    n_latent_ : int
+        Number of latent variables.
+    latent_relevance_ : ndarray of shape (n_latent_,)
+        Mean divergence of each latent variable in nats, largest first, the order of `transform`.
+    noise_std_ : ndarray of shape (n_features_in_,)
+        Noise of real columns in the units of X (at the mean of z for "per_row"); NaN elsewhere.
+    candidates_ : dict
+        Mean held-out log density of the models tried, in standardised units, by name.
+    candidate_ : str
+        The one that was kept.
+    validation_indices_ : ndarray
+        Rows that training was stopped by.
+    loss_curve_, validation_curve_ : list of float
+        Loss per row at the evaluations, in training and held out.
+    n_iter_ : int
+        Steps of the kept model.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had some.
+
+    References
+    ----------
+    Kingma and Welling (2014), Auto-encoding variational Bayes. Burda, Grosse and Salakhutdinov
+    (2016), Importance weighted autoencoders. Dai and Wipf (2019), Diagnosing and enhancing VAE
+    models. Mattei and Frellsen (2018), Leveraging the exact likelihood of deep latent variable
+    models.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skbayes import VAEDensityEstimator
+    >>> X = load_iris().data
+    >>> vae = VAEDensityEstimator((), latent_dim=2, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (150, 2)
+    """
+
+    _stream: dict[str, Any]
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(64, 64),
+        latent_dim=None,
+        activation="silu",
+        *,
+        noise="per_row",
+        noise_floor=0.01,
+        noise_prior=0.1,
+        latent_prior="auto",
+        n_components=16,
+        linear_path="auto",
+        objective="elbo",
+        n_points=None,
+        beta=1.0,
+        free_bits=0.0,
+        penalty=10.0,
+        kernel="imq",
+        n_importance=512,
+        importance_inflation=1.0,
+        standardize=True,
+        categorical_features=None,
+        binary_features=None,
+        count_features=None,
+        integer_features="auto",
+        image_shape=None,
+        channels=(16, 32),
+        batch_size=128,
+        max_epochs=None,
+        learning_rate=0.003,
+        warm_up=300,
+        patience=10,
+        validation_fraction="auto",
+        refit="auto",
+        device="cpu",
+        dtype="float32",
+        callbacks=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.latent_dim = latent_dim
+        self.activation = activation
+        self.noise = noise
+        self.noise_floor = noise_floor
+        self.noise_prior = noise_prior
+        self.latent_prior = latent_prior
+        self.n_components = n_components
+        self.linear_path = linear_path
+        self.objective = objective
+        self.n_points = n_points
+        self.beta = beta
+        self.free_bits = free_bits
+        self.penalty = penalty
+        self.kernel = kernel
+        self.n_importance = n_importance
+        self.importance_inflation = importance_inflation
+        self.standardize = standardize
+        self.categorical_features = categorical_features
+        self.binary_features = binary_features
+        self.count_features = count_features
+        self.integer_features = integer_features
+        self.image_shape = image_shape
+        self.channels = channels
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.learning_rate = learning_rate
+        self.warm_up = warm_up
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.refit = refit
+        self.device = device
+        self.dtype = dtype
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Train the model.
+
+        Parameters
+        ----------
+        X : {array-like, torch Dataset} of shape (n_samples, n_features)
+            Rows. A numpy memory map of 64 MiB or more, and a map-style ``Dataset`` of tuples whose
+            first entry is the row, are read when rows are needed.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the rows, in the bound and in the standardiser.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are not allowed; the message names what is.
+        """
+        check_options(self)
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        seed = draw_seed(self.random_state)
+        X = check_rows(self, X, reset=True, min_rows=2)
+        weight = check_sample_weight(sample_weight, X.shape[0])
+        problem = self._problem(X, weight, seed, device, dtype)
+        bar = ProgressBar(self.verbose, type(self).__name__)
+        try:
+            found = fit_candidates(self, problem, seed, bar)
+        finally:
+            bar.close()
+        self._store(found, problem)
+        self._stream = {"seed": seed, "seen": float(X.shape[0]), "passes": 0, "adam": None}
+        return self
+
+    def partial_fit(self, X, y=None):
+        """One pass over more rows, without early stopping.
+
+        The first call fixes the columns' kinds and scales and the starting weights, and tries no
+        candidates: give it some hundred rows at least. There is a linear path unless
+        ``linear_path=False``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        check_options(self)
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        again = hasattr(self, "_weights")
+        X = check_rows(self, X, reset=not again, min_rows=1 if again else 2)
+        seed = self._stream["seed"] if again else draw_seed(self.random_state)
+        columns = self._columns if again else None
+        problem = self._problem(X, None, seed, device, dtype, columns, fraction=0.0)
+        found, self._stream = one_pass(self, problem, seed, getattr(self, "_stream", None))
+        self._store(found, problem)
+        return self
+
+    def _problem(self, X, weight, seed: int, device, dtype, columns=None, fraction=None) -> Problem:
+        """Columns, the split, and values as the model takes them."""
+        fraction = self.validation_fraction if fraction is None else fraction
+        if columns is None:
+            names = getattr(self, "feature_names_in_", None)
+            detect = isinstance(self.integer_features, str)
+            integer = None if detect else self.integer_features
+
+            def indices(name, value):
+                return column_indices(f"{name}_features", value, X.shape[1], names)
+
+            columns = Columns(
+                indices("categorical", self.categorical_features),
+                indices("binary", self.binary_features),
+                indices("count", self.count_features),
+                indices("integer", integer),
+                standardize=self.standardize,
+                detect_integer=detect,
+            )
+            columns.fit(X, weight)
+        if not columns.layout.n_columns:
+            raise ValueError(
+                f"X has only columns that are constant in its n_samples={X.shape[0]} rows; there "
+                "is nothing to model."
+            )
+        split = Split(X.shape[0], fraction, np.random.default_rng([seed, 1]))
+        return Problem(X, weight, columns, split, device, dtype, isinstance(X, RowsOnDisk))
+
+    def _store(self, found: Candidate, problem: Problem) -> None:
+        """Set the fitted attributes."""
+        self._columns, self._spec, self._weights = problem.columns, found.spec, found.weights
+        self._point_seed = found.seed
+        self.candidates_, self.candidate_ = found.scores, found.name
+        self.validation_indices_ = problem.split.held_out
+        self.loss_curve_, self.validation_curve_ = found.loss_curve, found.validation_curve
+        self.n_iter_ = max(1, found.n_steps)
+        self.n_latent_ = found.spec.n_latent
+        self._n_features_out = self.n_latent_
+        model = self._model()
+        relevance = self._relevance(model, problem.some_values())
+        self._latent_order = np.argsort(-relevance, kind="stable")
+        self.latent_relevance_ = relevance[self._latent_order]
+        self.noise_std_ = self._noise_std(model)
+        for message in found.messages:
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+    def _model(self) -> VAE:
+        """The trained module in double precision."""
+        model: Any = VAE.from_numpy(self._spec, self._weights).double()
+        return model.to(self._answer_device()).eval().requires_grad_(False)
+
+    def _answer_device(self) -> torch.device:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            warnings.warn(
+                "device='cuda', but torch finds no CUDA device: answering on the CPU.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return torch.device("cpu")
+        return resolve_device(self.device)
