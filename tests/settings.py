@@ -19,6 +19,7 @@ from skbayes.inference import (
     ConstantSGD,
     Dropout,
     Ensemble,
+    EnsembleFilter,
     Laplace,
     Metropolis,
     MultiSWAG,
@@ -35,6 +36,7 @@ METHOD_SETTINGS = {
     "map": MAP(max_epochs=30),
     "ensemble": Ensemble(n_members=3, max_epochs=40, learning_rate=0.02),
     "anchored": Anchored(n_members=3, max_epochs=30),
+    "ensemble_filter": EnsembleFilter(n_members=3, max_epochs=60, learning_rate=0.05),
     "metropolis": Metropolis(**_SHORT, thin=2),
     "mala": MALA(**_SHORT, thin=2),
     "hmc": HMC(**_SHORT, max_leapfrog=4),
@@ -69,6 +71,7 @@ TARGET_SETTINGS = {
         n_members=3, validation_fraction=0, batch_size=100, max_epochs=600, learning_rate=0.03
     ),
     "anchored": Anchored(n_members=200),
+    "ensemble_filter": EnsembleFilter(n_members=200),
     "metropolis": Metropolis(n_chains=8, n_warmup=1000, n_draws=200, init="prior"),
     "mala": MALA(n_chains=8, n_warmup=500, n_draws=100, init="prior"),
     "hmc": HMC(n_chains=8, n_warmup=100, n_draws=50, init="prior"),

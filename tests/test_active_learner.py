@@ -335,7 +335,7 @@ def test_members_of_committees_are_draws():
         BaggingClassifier(GaussianNB(), 7, max_features=0.5, random_state=0),
         vote,
     ):
-        fitted = committee.fit(X[40:110], np.array(["no", "yes"])[TRUTH[40:110]])
+        fitted = committee.fit(X[30:90], np.array(["no", "yes"])[TRUTH[30:90]])
         draws = Draws(fitted)
         assert draws.several
         proba = np.exp(draws(X[::10]))

@@ -162,6 +162,11 @@ class LogPosterior(Density):
         return self.layout.n_params
 
     @property
+    def anchor(self) -> Tensor | None:
+        """Each chain's own centre of the prior, (n_chains, n_params), see `perturbed`."""
+        return self._anchor
+
+    @property
     def _total(self) -> Tensor | float:
         """Sum of the rows' weights, a number or (n_chains,)."""
         if self.weight is None:
