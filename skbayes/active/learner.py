@@ -437,6 +437,13 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         """Rows taught since `fit`."""
         return self._state().n_answers
 
+    @property
+    def acquisition_name_(self):
+        """The acquisition function that `query` uses, which "auto" has chosen."""
+        model = self._model_for("acquisition_name_")
+        acquisition = resolve_acquisition(self.acquisition)
+        return acquisition.resolve(Draws(model, acquisition.n_draws))
+
     def _state(self) -> Journal:
         if "_journal" not in self.__dict__:
             raise AttributeError("The learner has no pool yet; call fit.")
@@ -476,6 +483,24 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         if "_journal" in self.__dict__:
             self._journal.close()
         return self
+
+    def serve(self, **options):
+        """Open a page for labelling in the browser, see `skbayes.active.serve.serve`.
+
+        Parameters
+        ----------
+        **options : dict
+            ``port``, ``show``, ``X_test``, ``y_test`` and others, see there.
+
+        Returns
+        -------
+        LabellingServer
+            The running server.
+        """
+        from skbayes.active.serve import serve
+
+        self._check_fitted()
+        return serve(self, **options)
 
     # ------------------------------------------------------------------- helpers
 
