@@ -162,7 +162,7 @@ class StreamingMixin(BaseEstimator):
             X, y = stack([before.X[chosen], X]), np.concatenate([before.y[chosen], y])
         data = self._prepare(X, y, weight, again, seed, classes)
         if again:
-            theta0 = self._warm_theta(method, data.target.dtype, data.target.device, X.shape)
+            theta0 = self._warm_theta(method, data.target.dtype, data.target.device)
             method = method.move()
         posterior = self._run(method, data, theta0, seed)
         self._store(posterior, data.inside, seed)

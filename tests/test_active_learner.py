@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.datasets import load_iris, make_classification
 from sklearn.ensemble import (
@@ -13,6 +14,7 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -23,10 +25,10 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skbayes import ActiveLearner, BayesianMLPClassifier
+from skbayes import ActiveLearner, BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.active import Acquisition, Budget, LowInformation, Power, Stability
 from skbayes.active.draws import Draws
-from skbayes.inference import Ensemble
+from skbayes.inference import HMC, Ensemble, EnsembleFilter, Laplace
 
 X, TRUTH = load_iris(return_X_y=True)
 FIRST = [0, 1, 60, 61, 120, 121]
@@ -357,6 +359,109 @@ def test_gaussian_process_is_asked_for_its_deviation():
     model = learner(GaussianProcessRegressor()).fit(x, y)
     std = model.predict(x, return_std=True)[1]
     assert std[model.query()[0]] == std[np.isnan(y)].max()
+    with pytest.raises(ValueError, match=r"needs draws.*'variance'"):
+        learner(GaussianProcessRegressor(), acquisition="epig").fit(x, y).query()
+    with pytest.raises(ValueError, match=r"not for regressors.*'variance'"):
+        learner(Ridge(), acquisition="margin").fit(x, y).query()
+    with pytest.raises(ValueError, match="only acquisition='random'"):
+        learner(Ridge()).fit(x, y).query()
+
+
+NAMES = ["random", "margin", "entropy", "least_confident", "variance", "bald", "epig"]
+
+
+@pytest.mark.parametrize(
+    "acquisition",
+    [
+        *NAMES,
+        "core_mse",
+        "expected_error",
+        "qbc",
+        "expected_utility",
+        Acquisition("bald", density=1.0, distance=0.5, n_draws=3),
+        Acquisition("expected_utility", utility=lambda p: (p**3).sum(-1), n_targets=10),
+        Acquisition("epig", targets=X[:5]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_all_functions_through_a_pipeline(acquisition):
+    model = learner(make_pipeline(StandardScaler(), ENSEMBLE), acquisition=acquisition)
+    rows, utilities = model.fit(X, partly()).query(return_utilities=True)
+    assert np.isfinite(utilities).sum() == 144
+    assert utilities[rows[0]] == np.nanmax(utilities)
+    assert len(set(model.query(5).tolist())) == 5
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_batches_from_draws():
+    model = learner(ENSEMBLE, batch="batch_bald").fit(X, partly())
+    assert len(set(model.query(4).tolist())) == 4
+    with pytest.raises(ValueError, match="needs draws"):
+        learner(batch="batch_bald").fit(X, partly()).query(2)
+    y = np.full(150, np.nan)
+    y[::10] = X[::10, 0]
+    regressor = BayesianMLPRegressor((), method=Laplace(n_draws=30), noise=0.3, random_state=0)
+    for name in ("auto", "variance", "bald", "epig", "expected_error", "qbc", "random"):
+        model = learner(regressor, acquisition=name, batch="log_det").fit(X, y)
+        assert len(set(model.query(4).tolist())) == 4
+    with pytest.raises(ValueError, match="not for regressors"):
+        learner(regressor, acquisition="core_mse").fit(X, y).query()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_utilities_do_not_depend_on_blocks(monkeypatch):
+    model = learner(ENSEMBLE).fit(X, partly())
+    whole = model.query(return_utilities=True)[1]
+    monkeypatch.setattr("skbayes.active.draws.BLOCK", 1)
+    np.testing.assert_allclose(model.query(return_utilities=True)[1], whole, rtol=1e-9, atol=1e-12)
+
+
+def test_density_and_distance():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(60, 2)), [[30.0, 0.0]]])
+    y = np.full(61, -1)
+    y[:4] = [0, 1, 0, 1]
+    plain = Acquisition("random")
+    utilities = {}
+    for name, options in {"density": {"density": 1.0}, "distance": {"distance": 1.0}}.items():
+        model = learner(acquisition=clone(plain).set_params(**options)).fit(x, y)
+        with_it = model.query(return_utilities=True)[1]
+        without = learner(acquisition="random").fit(x, y).query(return_utilities=True)[1]
+        utilities[name] = with_it / without
+    assert np.nanargmin(utilities["density"]) == 60
+    assert np.nanargmax(utilities["distance"]) == 60
+    d = np.linalg.norm((x[4:, None] - x[:4]) / x[4:].std(0), axis=2).min(1)
+    ratio = utilities["distance"][4:] / d
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
+
+
+def test_other_rows_may_be_asked_about():
+    model = learner().fit(X[:100], np.where(np.arange(100) % 20 == 0, TRUTH[:100], -1))
+    rows, utilities = model.query(2, X=X[100:], candidates=[0, 3, 5], return_utilities=True)
+    assert set(rows.tolist()) <= {0, 3, 5}
+    assert len(utilities) == 50
+
+
+def test_texts_sparse_rows_and_frames():
+    texts = [f"{'good fine' if i % 2 else 'bad awful'} word{i % 7}" for i in range(40)]
+    y = np.where(np.arange(40) < 6, np.arange(40) % 2, -1)
+    text = learner(make_pipeline(TfidfVectorizer(), LogisticRegression())).fit(texts, y)
+    text.run(lambda i, rows: [int("good" in row) for row in rows], 5)
+    assert text.score(texts, np.arange(40) % 2) == 1.0
+    assert isinstance(text.labelled_()[0], list)
+    weighted = Acquisition(density=1.0, distance=1.0)
+    rows = TfidfVectorizer().fit_transform(texts)
+    sparse = learner(acquisition=weighted).fit(rows, y).run(lambda i, _: i % 2, 5, 2)
+    assert sp.issparse(sparse.labelled_()[0])
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = learner(acquisition=weighted).fit(frame, pd.Series(partly())).teach(5, 0)
+    assert model.feature_names_in_.tolist() == list("abcd")
+    assert isinstance(model.labelled_()[0], pd.DataFrame)
+    column = pd.Series(partly(), dtype="Int64").mask(lambda s: s == -1)
+    assert sorted(learner().fit(frame, column).query(150).tolist()) == sorted(
+        np.flatnonzero(partly() == -1).tolist()
+    )
 
 
 def test_searches_around_it():
@@ -401,6 +506,27 @@ def test_warm_start_in_a_pipeline_keeps_what_comes_before():
     assert model.estimator_[-1] is not final
     assert model.classes_.tolist() == [0, 1, 2]
     np.testing.assert_allclose(model.estimator_[0].mean_, X.mean(0))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_filters_and_chains_go_on_with_new_rows():
+    method = EnsembleFilter(3, max_epochs=5)
+    inner = clone(ENSEMBLE).set_params(warm_start=True, method=method)
+    model = learner(make_pipeline(StandardScaler(), inner)).fit(X, partly())
+    final = model.estimator_[-1]
+    model.teach([10, 80], TRUTH[[10, 80]])
+    assert model.estimator_[-1] is final
+    assert final._reservoir.n_seen == 8
+    np.testing.assert_array_equal(final._reservoir.y[-2:], TRUTH[[10, 80]])
+    model.teach(10, 1)  # another label: the rows seen before are not what they were
+    assert model.estimator_[-1]._reservoir.n_seen == 8
+    assert model.estimator_[-1] is not final
+    chains = BayesianMLPClassifier(
+        (), method=HMC(2, n_warmup=3, n_draws=4, init="prior"), warm_start=True, random_state=0
+    )
+    model = learner(chains).fit(X, partly())
+    final = model.estimator_
+    assert model.teach(10, 0).estimator_ is final
 
 
 # ---------------------------------------------------------------------- stopping

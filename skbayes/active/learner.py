@@ -542,7 +542,12 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
             known = np.asarray(last.classes_)
             if not np.array_equal(known, np.unique(y)):
                 last = None
-        return fit_on(self.estimator, last, self.X_, rows, X, y, weight)
+        seen = getattr(self, "_seen", {}) if last is not None else {}
+        self._seen = dict(zip(rows.tolist(), y.tolist(), strict=True))
+        new = None
+        if all(i in self._seen and self._seen[i] == label for i, label in seen.items()):
+            new = np.flatnonzero([i not in seen for i in self._seen])
+        return fit_on(self.estimator, last, self.X_, rows, X, y, weight, new)
 
     def _is_stale(self) -> bool:
         """Whether labels have changed since the last fit."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import clone
+from sklearn.base import clone, is_regressor
 from sklearn.pipeline import Pipeline
 
 from skbayes.active.rows import take
@@ -28,8 +28,11 @@ def goes_on(estimator) -> bool:
     return bool(getattr(estimator, "warm_start", False)) and not ensemble
 
 
-def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight):
+def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight, new=None):
     """An estimator that goes on from its last fit.
+
+    Posteriors that take new rows by ``partial_fit`` get those; all others are fitted with
+    ``warm_start=True``.
 
     What is before the final estimator of a pipeline is fitted once, on the whole pool and without
     labels, and then stays, so that the weights keep their meaning.
@@ -46,6 +49,8 @@ def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight):
         Rows of the pool that have labels.
     X, y, weight
         These rows, their labels and weights (or None).
+    new : ndarray of int, optional
+        Which of these rows came since the last fit, where nothing else has changed.
 
     Returns
     -------
@@ -54,6 +59,13 @@ def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight):
     """
     if not isinstance(estimator, Pipeline):
         out = clone(estimator) if fitted is None else fitted
+        if weight is None and hasattr(out, "predict_draws") and hasattr(out, "partial_fit"):
+            known = {} if is_regressor(out) else {"classes": np.unique(y)}
+            if fitted is None:
+                return out.partial_fit(X, y, **known)
+            if new is not None:
+                return out.partial_fit(take(X, new), y[new]) if len(new) else out
+            return clone(estimator).partial_fit(X, y, **known)
         return out.fit(X, y, **_weight_argument(estimator, weight))
     if fitted is None:
         fitted = clone(estimator)
@@ -69,6 +81,7 @@ def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight):
         take(inside, rows),
         y,
         weight,
+        new,
     )
     return Pipeline([*fitted.steps[:-1], (name, final)])
 

@@ -184,7 +184,7 @@ class Session:
         if utility != utility:
             return "This answer was taken back."
         return (
-            f"Asked since its utility is the largest: {learner.acquisition_name_} = {utility:.4g}"
+            f"Asked since it has the largest utility: {learner.acquisition_name_} = {utility:.4g}"
         )
 
     def _proba(self, item: int) -> list[float] | None:
