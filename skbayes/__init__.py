@@ -1,5 +1,6 @@
 """scikit-learn compatible Bayesian deep learning on torch."""
 
+from skbayes.active.learner import ActiveLearner
 from skbayes.density.anomaly import VAEAnomalyDetector
 from skbayes.density.vae import VAEDensityEstimator
 from skbayes.mlp import BayesianMLPClassifier, BayesianMLPRegressor
@@ -9,6 +10,7 @@ from skbayes.variational_dropout import VariationalDropoutClassifier, Variationa
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "ActiveLearner",
     "BayesianMLPClassifier",
     "BayesianMLPRegressor",
     "BayesianModuleClassifier",

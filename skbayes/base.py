@@ -158,7 +158,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             print_of_data = fingerprint(X, data.y, data.weight, target.dtype)
         theta0 = state = store = None
         if again:
-            theta0 = self._warm_theta(method, target.dtype, target.device, X.shape)
+            theta0 = self._warm_theta(method, target.dtype, target.device)
             if resumable(self.posterior_.state, method, print_of_data):
                 state = self.posterior_.state
         if checkpoint is not None:
@@ -258,19 +258,14 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         )
         return _Data(X, y, weight, inside, target)
 
-    def _warm_theta(self, method, dtype, device, shape):
+    def _warm_theta(self, method, dtype, device):
         """Where the last fit stopped, as starting points of this one."""
-        last, state = self.posterior_.last_state, self.posterior_.state
+        last = self.posterior_.last_state
         n = method.chain_count()
         if last.shape[0] != n:
             raise ValueError(
                 f"warm_start=True goes on from {last.shape[0]} chains or members, but method now "
                 f"asks for {n}; keep their number, or fit a clone."
-            )
-        if state is not None and isinstance(method, ChainMethod) and state["shape"] != shape:
-            raise ValueError(
-                f"warm_start=True goes on with chains on X of shape {state['shape']}, but X now "
-                f"has the shape {shape}; pass the same rows, or fit a clone."
             )
         return torch.as_tensor(last, dtype=dtype, device=device)
 

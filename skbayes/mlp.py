@@ -62,8 +62,8 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
     warm_start : bool, default=False
         Whether `fit` goes on from where the last one stopped, with its scaling of X. On the
         same rows the Markov chains of the same method go on as if they had never stopped, without
-        a warm-up, and ``posterior_`` holds the new draws; with other values of the same shape, or
-        another method, they start at their last points.
+        a warm-up, and ``posterior_`` holds the new draws; on other rows, or with another method,
+        they start at their last points.
     n_jobs : int or None, default=None
         Processes that chains of Markov chain methods are spread over, in groups of
         ``method.group_size``; other methods do not need it. None is one, or what a
@@ -187,8 +187,8 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
     warm_start : bool, default=False
         Whether `fit` goes on from where the last one stopped, with its scaling of X and y. On the
         same rows the Markov chains of the same method go on as if they had never stopped, without
-        a warm-up, and ``posterior_`` holds the new draws; with other values of the same shape, or
-        another method, they start at their last points.
+        a warm-up, and ``posterior_`` holds the new draws; on other rows, or with another method,
+        they start at their last points.
     n_jobs : int or None, default=None
         Processes that chains of Markov chain methods are spread over, in groups of
         ``method.group_size``; other methods do not need it. None is one, or what a

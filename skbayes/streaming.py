@@ -74,7 +74,8 @@ class StreamingMixin(BaseEstimator):
         chains on minibatches of old and new ones, for at least as many steps as a pass over the
         new rows or an iteration (100, where ``n_steps`` is None) has. Up to 100,000 rows are
         remembered; of more a uniform sample is, and the posterior is that given the sample. The
-        last ``n_draws`` draws of each chain are kept.
+        last ``n_draws`` draws of each chain are kept. (``"ensemble_filter"`` moves its members on
+        instead, see there.)
 
         Parameters
         ----------
@@ -109,18 +110,23 @@ class StreamingMixin(BaseEstimator):
             multi_output=True,
             reset=not again,
         )
-        n_new, n_draws = X.shape[0], method.n_draws
+        n_new = X.shape[0]
         kept = getattr(self, "_reservoir", None)
         if kept is None or not again:
             kept = Reservoir(X[:0], y[:0], np.empty(0), 0, seed)
-        before = len(kept.y)
+        before = kept
         kept = kept.add(X, y)
+        if method.filters:
+            self._filter(method, before, X, y, seed, again, classes)
+            self._reservoir = kept
+            return self
+        n_draws = method.n_draws
         data = self._prepare(kept.X, kept.y, None, again, seed, classes)
         state = None
         if again:
             more = data.target.total_weight / self._weight_seen
             factor = 1.0 / more
-            factor *= method.share_for_noise(len(kept.y)) / method.share_for_noise(before)
+            factor *= method.share_for_noise(len(kept.y)) / method.share_for_noise(len(before.y))
             state = {**self.posterior_.state}
             state["groups"] = [_with_rates(group, factor, more) for group in state["groups"]]
             steps = max(
@@ -138,6 +144,30 @@ class StreamingMixin(BaseEstimator):
         self._warn()
         return self
 
+    def _filter(self, method, before: Reservoir, X, y, seed: int, again: bool, classes) -> None:
+        """Move members on by new rows and some of those before, or train them at first."""
+        theta0 = weight = None
+        if again:
+            # inflation must not repeat itself from call to call
+            seed = int(np.random.SeedSequence([seed, before.n_seen]).generate_state(1)[0] >> 1)
+            chosen = np.arange(len(before.y))
+            if method.n_replay is not None and len(chosen) > method.n_replay:
+                rng = np.random.default_rng(seed)
+                chosen = np.sort(rng.choice(chosen, method.n_replay, replace=False))
+            share = method.old_weight() * before.n_seen / max(1, len(chosen))
+            if share == 0:
+                chosen = chosen[:0]
+            weight = np.concatenate([np.full(len(chosen), share), np.ones(len(y))])
+            stack = sp.vstack if sp.issparse(X) else np.concatenate
+            X, y = stack([before.X[chosen], X]), np.concatenate([before.y[chosen], y])
+        data = self._prepare(X, y, weight, again, seed, classes)
+        if again:
+            theta0 = self._warm_theta(method, data.target.dtype, data.target.device)
+            method = method.move()
+        posterior = self._run(method, data, theta0, seed)
+        self._store(posterior, data.inside, seed)
+        self._warn()
+
     def _check_streaming(self, method, again: bool) -> None:
         """Raise unless the model can be gone on with."""
         if isinstance(getattr(self, "class_weight", None), str):
@@ -152,16 +182,16 @@ class StreamingMixin(BaseEstimator):
                 "partial_fit goes on with the rows that it was given itself, but this model was "
                 "fitted by fit; begin with partial_fit on a clone."
             )
-        if self.posterior_.state is None:
+        if self.posterior_.state is None and not method.filters:
             raise ValueError(
                 "partial_fit cannot go on, since the first call was interrupted before its chains "
                 "began; begin with a clone."
             )
         n_chains = self.posterior_.n_chains
-        if n_chains != method.n_chains:
+        if n_chains != method.chain_count():
             raise ValueError(
                 f"partial_fit goes on with {n_chains} chains, but method now asks for "
-                f"{method.n_chains}; keep their number, or begin with a clone."
+                f"{method.chain_count()}; keep their number, or begin with a clone."
             )
 
 

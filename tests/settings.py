@@ -20,6 +20,7 @@ from skbayes.inference import (
     ConstantSGD,
     Dropout,
     Ensemble,
+    EnsembleFilter,
     Laplace,
     Metropolis,
     MultiSWAG,
@@ -36,6 +37,7 @@ METHOD_SETTINGS = {
     "map": MAP(max_epochs=30),
     "ensemble": Ensemble(n_members=3, max_epochs=40, learning_rate=0.02),
     "anchored": Anchored(n_members=3, max_epochs=30),
+    "ensemble_filter": EnsembleFilter(n_members=3, max_epochs=60, learning_rate=0.05),
     "metropolis": Metropolis(**_SHORT, thin=2),
     "mala": MALA(**_SHORT, thin=2),
     "hmc": HMC(**_SHORT, max_leapfrog=4),
@@ -71,6 +73,7 @@ TARGET_SETTINGS = {
         n_members=3, validation_fraction=0, batch_size=100, max_epochs=600, learning_rate=0.03
     ),
     "anchored": Anchored(n_members=200),
+    "ensemble_filter": EnsembleFilter(n_members=200),
     "metropolis": Metropolis(n_chains=32, n_warmup=300, n_draws=50, init="prior"),
     "mala": MALA(n_chains=32, n_warmup=200, n_draws=25, init="prior"),
     "hmc": HMC(n_chains=16, n_warmup=80, n_draws=25, init="prior"),

@@ -10,7 +10,7 @@ from skbayes import BayesianMLPClassifier, BayesianMLPRegressor, streaming
 from skbayes.inference import HMC, MAP, METHODS, PSGLD, SGHMC, SGLD, SGNHT
 from skbayes.streaming import Reservoir
 
-STREAMING = [name for name, cls in METHODS.items() if cls.can_stream]
+STREAMING = [name for name, cls in METHODS.items() if cls.can_stream and not cls.filters]
 SHORT = {"n_chains": 2, "n_warmup": 2, "n_draws": 6, "n_steps": 3, "batch_size": 10}
 SHORT["init"] = MAP(max_epochs=20)
 
@@ -19,11 +19,12 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 def test_which_methods_stream():
     assert STREAMING == ["sgld", "psgld", "sglmc", "sghmc", "sgnht"]
+    assert [name for name, cls in METHODS.items() if cls.filters] == ["ensemble_filter"]
     for method in ("auto", "hmc", HMC()):
         assert not hasattr(BayesianMLPRegressor(method=method), "partial_fit")
     with pytest.raises(AttributeError) as error:
         BayesianMLPRegressor(method="hmc").partial_fit  # noqa: B018
-    assert "methods that stream are 'sgld'" in str(error.value.__cause__)
+    assert "methods that stream are 'ensemble_filter', 'sgld'" in str(error.value.__cause__)
 
 
 @pytest.mark.slow

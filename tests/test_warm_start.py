@@ -83,11 +83,19 @@ def test_when_there_is_a_new_warm_up(model, curve, monkeypatch):
     assert seen == [24, 0, 24, 7, 7]
 
 
-def test_warm_start_on_other_rows(model, curve):
+def test_warm_start_on_other_rows(model, curve, monkeypatch):
     X, y = curve
-    model.set_params(warm_start=True).fit(X, y)
-    with pytest.raises(ValueError, match=r"X of shape \(60, 2\), but X now has the shape \(50, 2"):
-        model.fit(X[:50], y[:50])
+    seen = warmups(monkeypatch)
+    model.set_params(warm_start=True).fit(X[:50], y[:50])
+    last, scale = model.posterior_.last_state, model._scaler.mean.copy()
+    model.fit(X, y)
+    assert seen == [24, 24]
+    np.testing.assert_array_equal(model._scaler.mean, scale)  # weights keep their meaning
+    cold = clone(model).fit(X, y)
+    assert not np.array_equal(model.posterior_.draws, cold.posterior_.draws)
+    assert last.shape == model.posterior_.last_state.shape
+    with pytest.raises(ValueError, match="features"):
+        model.fit(X[:, :1], y)
 
 
 @pytest.mark.parametrize("done", [3, 20, 33])

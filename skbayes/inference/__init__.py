@@ -7,6 +7,7 @@ from skbayes.inference.constant_sgd import ConstantSGD
 from skbayes.inference.csgmcmc import CSGMCMC
 from skbayes.inference.dropout import Dropout
 from skbayes.inference.ensemble import Ensemble
+from skbayes.inference.ensemble_filter import EnsembleFilter
 from skbayes.inference.ep import EP
 from skbayes.inference.hmc import HMC
 from skbayes.inference.laplace import Laplace
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "map": MAP,
     "ensemble": Ensemble,
     "anchored": Anchored,
+    "ensemble_filter": EnsembleFilter,
     "metropolis": Metropolis,
     "mala": MALA,
     "hmc": HMC,
@@ -71,6 +73,7 @@ __all__ = [
     "ConstantSGD",
     "Dropout",
     "Ensemble",
+    "EnsembleFilter",
     "Laplace",
     "Method",
     "Metropolis",

@@ -31,6 +31,10 @@ class Method(BaseEstimator):
     can_stream: ClassVar[bool] = False
     """Whether the method can go on with new data (``partial_fit``)."""
 
+    filters: ClassVar[bool] = False
+    """Whether ``partial_fit`` moves its members on by new rows: it has ``move`` (what moves them),
+    ``old_weight`` and ``n_replay`` (what it sees of rows seen before)."""
+
     reads_from_disk: ClassVar[bool] = False
 
     """Whether it takes rows by minibatches only, so that they need not be in memory."""

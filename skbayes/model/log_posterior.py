@@ -170,6 +170,11 @@ class LogPosterior(Density):
         """Be told of theta by a method that does not ask for gradients there; see callbacks."""
 
     @property
+    def anchor(self) -> Tensor | None:
+        """Each chain's own centre of the prior, (n_chains, n_params), see `perturbed`."""
+        return self._anchor
+
+    @property
     def _total(self) -> Tensor | float:
         """Sum of the rows' weights, a number or (n_chains,)."""
         if self.weight is None:

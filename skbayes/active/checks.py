@@ -1,0 +1,108 @@
+"""Checks of a learner's parameters, and of what it is given."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.base import is_classifier, is_regressor
+
+from skbayes.active.batch import BATCHES, Batch
+from skbayes.active.missing import known_labels
+from skbayes.active.stopping import Stopping
+from skbayes.active.utility import Acquisition
+
+
+def check_parameters(learner) -> None:
+    """Raise a ValueError where a parameter of a learner is not allowed."""
+    estimator, classes = learner.estimator, learner.classes
+    if not (is_classifier(estimator) or is_regressor(estimator)):
+        raise ValueError(
+            f"estimator={estimator!r} is not allowed; it must be a classifier or a regressor."
+        )
+    resolve_acquisition(learner.acquisition).check()
+    resolve_batch(learner.batch).check()
+    for rule in resolve_rules(learner.stopping):
+        rule.check()
+    if classes is None:
+        return
+    if is_regressor(estimator):
+        raise ValueError("classes is not allowed with a regressor; leave it None.")
+    if len(np.unique(np.asarray(classes))) < 2:
+        raise ValueError(f"classes={classes!r} is not allowed; there must be 2 classes or more.")
+
+
+def resolve_acquisition(given) -> Acquisition:
+    """Turn ``acquisition=`` into an object."""
+    if isinstance(given, Acquisition):
+        return given
+    if isinstance(given, str):
+        return Acquisition(given)
+    raise ValueError(
+        f"acquisition={given!r} is not allowed; it must be a string or an Acquisition object."
+    )
+
+
+def resolve_batch(given) -> Batch:
+    """Turn ``batch=`` into an object."""
+    if isinstance(given, Batch):
+        return given
+    if isinstance(given, str) and given in BATCHES:
+        return BATCHES[given]()
+    raise ValueError(
+        f"batch={given!r} is not allowed; it must be one of {', '.join(map(repr, BATCHES))}, or "
+        "an object such as Power(beta=2.0)."
+    )
+
+
+def resolve_rules(given) -> list[Stopping]:
+    """Turn ``stopping=`` into a list of rules."""
+    rules = [] if given is None else given if isinstance(given, list | tuple) else [given]
+    for rule in rules:
+        if not isinstance(rule, Stopping):
+            raise ValueError(
+                f"stopping={given!r} is not allowed; it must be None, an object such as "
+                "Stability(), or a list of such."
+            )
+    return list(rules)
+
+
+def check_labels(values: np.ndarray, learner, regression: bool) -> None:
+    """Raise unless labels, of which none is missing, are allowed."""
+    values = known_labels(values)
+    if regression:
+        if not np.isfinite(values.astype(np.float64)).all():
+            raise ValueError("Input y contains infinity or a value too large.")
+        return
+    if learner.classes is not None:
+        unknown = set(values.tolist()) - set(np.asarray(learner.classes).tolist())
+        if unknown:
+            raise ValueError(
+                f"y holds {', '.join(sorted(map(repr, unknown)))}, which is not among "
+                f"classes={list(learner.classes)!r}."
+            )
+    elif values.dtype.kind == "i" and _is_auto(learner.missing_label) and (values == -1).any():
+        raise ValueError(
+            "-1 marks rows without a label; pass classes= with all classes if it is one."
+        )
+
+
+def check_number(name: str, value) -> int:
+    """Raise unless ``value`` is an integer of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= 1.")
+    return int(value)
+
+
+def check_indices(name: str, indices, n: int) -> np.ndarray:
+    """Row numbers as an integer array."""
+    out = np.asarray(indices)
+    if out.ndim != 1 or (out.dtype.kind not in "iu" and len(out)):
+        raise ValueError(f"{name} must be integers in one dimension, not {indices!r}.")
+    out = out.astype(np.intp)
+    if len(out) and (out.min() < 0 or out.max() >= n):
+        low, high = out.min(), out.max()
+        raise ValueError(f"{name} must be from 0 to {n - 1}, but go from {low} to {high}.")
+    return out
+
+
+def _is_auto(value) -> bool:
+    return isinstance(value, str) and value == "auto"
