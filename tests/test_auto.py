@@ -65,10 +65,10 @@ def test_many_rows(monkeypatch):
 
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize(
-    ("n", "steps", "epochs"), [(10_000, 16_000, None), (10_240, 16_000, 400), (10_240, 500, 20)]
+    ("n", "steps", "epochs"), [(10_000, 15_000, None), (10_240, 15_000, 1500), (10_240, 50, 20)]
 )
 def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
-    """16,000 steps of 256 rows, at least 20 epochs; 20 epochs alone where weights are many."""
+    """15,000 steps of 1,024 rows, at least 20 epochs; no more than usual where weights are many."""
     chosen = []
     monkeypatch.setattr(
         "skbayes.base.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=1)
@@ -78,9 +78,8 @@ def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
     y = X[:, 0] > 0 if labels else X[:, 0]
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
     estimator((65,), random_state=0).fit(X, y)
-    assert repr(chosen[0]) == repr(
-        Anchored() if epochs is None else Anchored(n_members=8, max_epochs=epochs)
-    )
+    long = Anchored(n_members=8, learning_rate=0.03, batch_size=1024, max_epochs=epochs)
+    assert repr(chosen[0]) == repr(Anchored() if epochs is None else long)
     monkeypatch.setattr("skbayes.inference.auto.MOST_PARAMS", 100)
     estimator((65,), random_state=0).fit(X, y)
     assert repr(chosen[1]) == "Anchored()"
