@@ -174,6 +174,12 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             value = getattr(posterior, name)
             if value is not None:
                 setattr(self, f"{name}_", value - target.total_weight * self._log_unit())
+        self.__dict__.pop("description_length_", None)
+        if posterior.elbo_parts is not None:
+            fit, kl = posterior.elbo_parts
+            fit -= target.total_weight * self._log_unit()
+            bits = {"error": -fit / np.log(2.0), "complexity": kl / np.log(2.0)}
+            self.description_length_ = {**bits, "total": sum(bits.values())}
         self._warn(f" (method='auto' took {method!r}.)" if auto else "")
         return self
 

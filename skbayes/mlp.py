@@ -89,6 +89,10 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         Negative log posterior per row over the epochs, where the method is an optimiser.
     log_evidence_ : float
         Log evidence in the units of y, where the method gives one (``"laplace"``).
+    elbo_ : float
+        Lower bound of it, in the units of y, where the method gives one (``"vi"``).
+    description_length_ : dict of str to float
+        Minus that bound in bits, ``"total"``, and its parts ``"error"`` and ``"complexity"``.
     diagnostics_ : dict
         R-hat and effective sample sizes of the predictions, acceptance, divergences, see
         `skbayes.diagnostics.diagnose`; empty where members are independent.
@@ -211,6 +215,10 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         Negative log posterior per row over the epochs, where the method is an optimiser.
     log_evidence_ : float
         Log evidence in the units of y, where the method gives one (``"laplace"``).
+    elbo_ : float
+        Lower bound of it, in the units of y, where the method gives one (``"vi"``).
+    description_length_ : dict of str to float
+        Minus that bound in bits, ``"total"``, and its parts ``"error"`` and ``"complexity"``.
     diagnostics_ : dict
         R-hat and effective sample sizes of the predictions, acceptance, divergences, see
         `skbayes.diagnostics.diagnose`; empty where members are independent.

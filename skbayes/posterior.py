@@ -47,10 +47,13 @@ class Posterior:
         Log evidence in the units that the network sees, where the method gives one.
     elbo : float or None
         Lower bound of it, where the method gives one.
+    elbo_parts : tuple of float or None
+        Expected log likelihood and divergence from the prior, whose difference the bound is.
     """
 
     log_evidence: float | None = None
     elbo: float | None = None
+    elbo_parts: tuple[float, float] | None = None
 
     def __init__(
         self,

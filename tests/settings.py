@@ -90,6 +90,6 @@ TARGET_SETTINGS = {
     "swag": SWAG(n_draws=100, init=MAP()),
     "multiswag": MultiSWAG(3, 20, init=_MODES),
     "subspace": Subspace("random", 4, n_warmup=50, n_draws=50, init=MAP()),
-    "vi": VI(n_draws=500),
+    "vi": VI(n_draws=500, learning_rate=0.03, max_epochs=700),
 }
 """Long enough for the mean of a Gaussian target or of a linear model to be known."""

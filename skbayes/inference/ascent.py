@@ -46,6 +46,7 @@ def ascend(
     batch_size: int,
     max_epochs: int,
     kl_warmup: int = 0,
+    kl_weights: str = "uniform",
     schedule: str = "plateau",
     on_step: OnStep | None = None,
     after_epoch: Callable[[], None] | None = None,
@@ -67,6 +68,10 @@ def ascend(
     kl_warmup : int
         Epochs in which the weight of the divergence rises from zero to one (Sonderby et al., 2016,
         section 2.3), so that weights are not given up before they have learned anything.
+    kl_weights : {"uniform", "blundell"}
+        Share of the divergence that each of an epoch's M steps has: 1 / M, or, for step i from 1
+        on, Blundell et al.'s (2015, section 3.4) 2^(M - i) / (2^M - 1): the prior first, then the
+        data.
     schedule : {"plateau", "linear"}
         "plateau" lets the rate fall by 0.3 where the smoothed bound does not rise any more, three
         times, and then stops; "linear" lets it fall to zero over ``max_epochs``.
@@ -92,9 +97,11 @@ def ascend(
     t = 0
     try:
         for epoch in range(max_epochs):
-            values = []
+            values: list[torch.Tensor] = []
             for part in _epoch(target, streams, batch_size, feed, t, per_epoch):
                 kl_weight = min(1.0, (t + 1) / n_warm) if n_warm else 1.0
+                if kl_weights == "blundell":
+                    kl_weight *= per_epoch * blundell_weight(len(values) + 1, per_epoch)
                 if schedule == "linear":
                     rate = learning_rate * (1.0 - t / total)
                 with torch.enable_grad():
@@ -135,6 +142,11 @@ def ascend(
             "learning_rate."
         )
     return Ascent(np.array(losses), messages, False)
+
+
+def blundell_weight(i: int, n_steps: int) -> float:
+    """Share of the divergence in step i, from 1 on, of an epoch; see `ascend`."""
+    return 2.0**-i / (1.0 - 2.0**-n_steps)  # 2^M itself may be too large a number
 
 
 class FusedAdam:

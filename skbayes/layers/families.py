@@ -117,8 +117,18 @@ class MeanField(Family):
 
     def sample(self, n, noise):
         """See `Family.sample`."""
-        mean, var = (part.detach() for part in self.moments())
+        return self.draw(n, noise).detach()
+
+    def draw(self, n: int, noise: Noise) -> Tensor:
+        """Draws of theta, (n, n_params), differentiable."""
+        mean, var = self.moments()
         return torch.addcmul(mean, var.sqrt(), noise.normal(n, len(mean), like=mean))
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """Log density of draws (n,), differentiable by them and by the leaves."""
+        mean, var = self.moments()
+        logs = (theta - mean) ** 2 / var + self.log_var + math.log(2.0 * math.pi)
+        return -0.5 * logs.sum(1)
 
 
 def starting_deviation(log_posterior, share: float, like: Tensor) -> Tensor:

@@ -323,10 +323,15 @@ class LogPosterior(Density):
 
         These have a gradient of zero and no prior, so that the density is that of the weights.
         """
+        out = self.with_prior(prior)
+        out._frozen = self.likelihood.n_params > 0
+        return out
+
+    def with_prior(self, prior: BoundPrior) -> LogPosterior:
+        """The same posterior with another prior."""
         out = copy.copy(self)
         out.prior = prior
         out.layout = Layout(self.network, self.likelihood, prior)
-        out._frozen = self.likelihood.n_params > 0
         return out
 
     def gauss_newton(self, theta: Tensor, hessian: str, last_layer: bool = False):

@@ -104,7 +104,7 @@ class LearnedMixturePrior(Prior):
               N(w_i / s_i \mid \mu_{lk}, \rho_{lk}^2)
 
     Soft weight sharing: weights gather around the means, and are then cheap to code (Nowlan and
-    Hinton, 1992, section 2). The paper maximises over means, widths and weights of the mixture;
+    Hinton, 1992). The paper maximises over means, widths and weights of the mixture;
     here these have priors of their own, normal for :math:`\mu_{lk}` around centres that are
     spread over (-1, 1) with deviation 1/2, for :math:`\log \rho_{lk}` around log(1/2), and for the
     logits of :math:`\pi_{lk}` around zero with deviation one. theta holds them as standard normal

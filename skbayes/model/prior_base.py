@@ -182,7 +182,7 @@ class BoundPrior:
     def _vector(self, name: str, values: np.ndarray, like: Tensor, dtype=None) -> Tensor:
         key = (name, dtype or like.dtype, like.device)
         if key not in self._cache:
-            self._cache[key] = torch.as_tensor(values, dtype=key[1], device=like.device)
+            self._cache[key] = torch.tensor(values, dtype=key[1], device=like.device)
         return self._cache[key]
 
     def _scale_tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
