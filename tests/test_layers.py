@@ -81,12 +81,12 @@ def test_local_reparameterisation_has_the_moments_of_drawn_weights(name):
     torch.testing.assert_close((outputs[1.0] - outputs[-1.0]) / 2, (var + LEAST).sqrt())
 
 
-@pytest.mark.parametrize("name", ["linear", "conv1d", "conv2d", "without bias"])
+@pytest.mark.parametrize("name", ["linear", "conv2d"])
 def test_flipout_has_these_moments_too_and_rows_are_uncorrelated(name):
     """Each to 4 standard errors; over rows sums vary less than with one draw of the weights."""
     layer, part, x = make(name, estimator="flipout")
     x = x[:1].expand(4, *x.shape[1:])  # equal rows, whose outputs drawn weights would make equal
-    n = 4000
+    n = 1500
     with torch.no_grad():
         mean, var = exact_moments(part, [layer.weight_var, layer.bias_var], x)
         draws = torch.stack([layer(x) for _ in range(n)]) - mean
