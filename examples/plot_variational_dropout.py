@@ -45,10 +45,14 @@ shown = np.ma.masked_array(mean, ~mask)[order]
 reach = np.quantile(np.abs(mean[mask]), 0.98)
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4), width_ratios=[1.7, 1], layout="constrained")
-image = left.imshow(shown, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto", interpolation="none")
+image = left.imshow(
+    shown, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto", interpolation="none"
+)
 fig.colorbar(image, ax=left, label="posterior mean")
 left.set(
-    xlabel="pixel", ylabel="hidden unit", title=f"first layer: {100 * clf.sparsity_[name]:.0f} % removed"
+    xlabel="pixel",
+    ylabel="hidden unit",
+    title=f"first layer: {100 * clf.sparsity_[name]:.0f} % removed",
 )
 image = right.imshow(mask.sum(0).reshape(8, 8), cmap="Greys")
 fig.colorbar(image, ax=right, label="weights kept", shrink=0.8)
