@@ -2,14 +2,14 @@
 A network that prunes itself
 ============================
 
-Sparse variational dropout (Molchanov, Ashukha and Vetrov, 2017) learns how much noise each weight of a
-network bears. Where it bears any amount, the data do not need the weight, and it is removed. Here a
-perceptron with one hidden layer reads the digits of scikit-learn, 64 pixels each.
+Sparse variational dropout (Molchanov, Ashukha and Vetrov, 2017) learns how much noise each weight
+of a network bears. Where it bears any amount, the data do not need the weight, and it is removed.
+Here a perceptron with one hidden layer reads the digits of scikit-learn, 64 pixels each.
 """
 
 # %%
-# The weight of the divergence rises from zero over the first epochs, so that the network learns to read
-# before it learns to forget.
+# The weight of the divergence rises from zero over the first epochs, so that the network learns
+# to read before it learns to forget.
 
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -31,9 +31,10 @@ print(f"weights: {kept} of {whole} are kept, a compression of {clf.compression_r
 # A layer going sparse
 # --------------------
 #
-# The weights of the first hidden layer, one row for each unit, in the order of how many it has left; what is
-# removed is white. Units without a weight are gone altogether. Beside it, how many weights lead from each pixel, as
-# an image: some at the border, which are blank in nearly all digits, are not read at all.
+# The weights of the first hidden layer, one row for each unit, in the order of how many it has
+# left; what is removed is white. Units without a weight are gone altogether. Beside it, how many
+# weights lead from each pixel, as an image: some at the border, which are blank in nearly all
+# digits, are not read at all.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,8 +64,8 @@ plt.show()
 # Over the epochs
 # ---------------
 #
-# The shares of weights that would be removed after each epoch. Most go while the weight of the divergence rises,
-# to the left of the dashed line; others follow as the learning rate falls.
+# The shares of weights that would be removed after each epoch. Most go while the weight of the
+# divergence rises, to the left of the dashed line; others follow as the learning rate falls.
 
 fig, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for name, curve in clf.sparsity_curve_.items():
@@ -79,8 +80,8 @@ plt.show()
 # The small network
 # -----------------
 #
-# `to_module` gives a plain torch network without the pixels and units that have nothing left. It predicts what
-# the pruned network predicts at the mean of its weights, from standardised pixels.
+# `to_module` gives a plain torch network without the pixels and units that have nothing left. It
+# predicts what the pruned network predicts at the mean of its weights, from standardised pixels.
 
 import torch
 
