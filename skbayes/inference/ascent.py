@@ -39,7 +39,7 @@ class Ascent(NamedTuple):
     interrupted: bool
     """Whether Ctrl-C ended it."""
 
-    records: list[dict[str, float]]
+    records: list[Any]
     """What ``after_epoch`` gave for every epoch."""
 
 
@@ -54,7 +54,7 @@ def ascend(
     kl_weights: str = "uniform",
     schedule: str = "plateau",
     on_step: OnStep | None = None,
-    after_epoch: Callable[[], dict[str, float] | None] | None = None,
+    after_epoch: Callable[[], Any] | None = None,
     store: AscentStore | None = None,
 ) -> Ascent:
     """Climb a bound by Adam on minibatches.
@@ -84,7 +84,7 @@ def ascend(
     on_step : callable, optional
         Progress, after every epoch.
     after_epoch : callable, optional
-        Called after every epoch; may give numbers of it to keep.
+        Called after every epoch; what it gives (numbers, or None) is kept.
     store : AscentStore, optional
         Keeps the climb on disk: the same climb goes on from there.
 
@@ -100,7 +100,7 @@ def ascend(
     total, n_warm = per_epoch * max_epochs, per_epoch * kl_warmup
     watch = _Plateau()
     losses: list[float] = []
-    records: list[dict[str, float]] = []
+    records: list[Any] = []
     rate, n_falls, ended = learning_rate, 0, False
     scale = -1.0 / target.total_weight
     t = 0
@@ -116,7 +116,7 @@ def ascend(
         for epoch in range(len(losses), max_epochs):
             if ended:
                 break
-            values: list[torch.Tensor] = []
+            values: list[Tensor] = []
             for part in _epoch(target, streams, batch_size, feed, t, per_epoch):
                 kl_weight = min(1.0, (t + 1) / n_warm) if n_warm else 1.0
                 if kl_weights == "blundell":
@@ -135,7 +135,7 @@ def ascend(
             losses.append(float(numbers.mean()))
             target.seen(family.centre()[None])
             if after_epoch is not None:
-                records.append(after_epoch() or {})
+                records.append(after_epoch())
             if on_step is not None:
                 on_step(epoch + 1, max_epochs, f"bound per row {-losses[-1]:.4g}")
             if not np.isfinite(losses[-1]):
