@@ -115,11 +115,12 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             Weights of the rows. A row of weight 2 counts as two equal rows: in the likelihood, in
             the standardiser, and in how much is known.
         checkpoint : str or path-like, optional
-            Folder in which Markov chains are kept while they run, made where it does not exist.
+            Folder in which Markov chains, or the training of variational dropout, are kept while
+            they run, made where it does not exist.
             The same fit (data, parameters, version) goes on from there if it was stopped, even
             killed, and is only loaded if it was finished; any other fit has its own place in the
-            folder. Needs an integer ``random_state`` and a method that runs chains; whether
-            ``method="auto"`` does depends on the data, so name one.
+            folder. Needs an integer ``random_state`` and a method that can be kept; whether
+            ``method="auto"`` can depends on the data, so name one.
 
         Returns
         -------
@@ -153,7 +154,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
                 f"{', '.join(repr(name) for name, cls in METHODS.items() if cls.reads_from_disk)}."
             )
         print_of_data = None
-        if isinstance(method, ChainMethod):
+        if isinstance(method, ChainMethod) or checkpoint is not None:
             print_of_data = fingerprint(X, data.y, data.weight, target.dtype)
         theta0 = state = store = None
         if again:
@@ -279,7 +280,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
 
         params = self.get_params(deep=False)
         for name in ("n_jobs", "verbose", "warm_start"):
-            del params[name]
+            params.pop(name, None)
         params.update(
             method=method, prior=resolve_prior(self.prior), **self._more_for_fingerprint()
         )

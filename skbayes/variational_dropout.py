@@ -91,7 +91,7 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
 
     # -------------------------------------------------------------------- fitting
 
-    def fit(self, X, y=None, sample_weight=None):  # type: ignore[override]
+    def fit(self, X, y=None, sample_weight=None, checkpoint=None):
         """Train the network and its dropout rates, and prune it at ``threshold``.
 
         Parameters
@@ -102,6 +102,11 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
             Targets; None with a ``Dataset``, which has its own.
         sample_weight : array-like of shape (n_samples,), optional
             Weights of the rows. A row of weight 2 counts as two equal rows.
+        checkpoint : str or path-like, optional
+            Folder in which the training is kept after epochs, about every half minute, made where
+            it does not exist. The same fit (data, parameters, version) goes on from there if it
+            was stopped, even killed; any other fit has its own place in the folder. Needs an
+            integer ``random_state``.
 
         Returns
         -------
@@ -113,7 +118,7 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
         ValueError
             If a parameter or the data are not allowed; the message names what is.
         """
-        return super().fit(X, y, sample_weight)
+        return super().fit(X, y, sample_weight, checkpoint)
 
     def _store(self, posterior, inside, seed):
         super()._store(posterior, inside, seed)
@@ -147,6 +152,7 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
         check_is_fitted(self, "posterior_")
         check_threshold(threshold)
         posterior = self.posterior_
+        self.threshold_ = threshold
         adapted: dict[str, Any] = posterior.adapted
         pruner = adapted["pruner"]
         self.masks_: Masks = pruner.masks(self.log_alpha_, threshold)
@@ -306,6 +312,8 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
         (n_out, n_in, ...), (n_groups,) or (1,).
     masks_ : dict of str to ndarray of bool
         Weights that are kept.
+    threshold_ : float
+        Of log alpha, by which they are kept.
     sparsity_ : dict of str to float
         Share of each weight's entries that is removed; "all" of all of them.
     sparsity_curve_ : dict of str to ndarray of shape (`n_iter_`,)
@@ -490,6 +498,8 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
         (n_out, n_in, ...), (n_groups,) or (1,).
     masks_ : dict of str to ndarray of bool
         Weights that are kept.
+    threshold_ : float
+        Of log alpha, by which they are kept.
     sparsity_ : dict of str to float
         Share of each weight's entries that is removed; "all" of all of them.
     sparsity_curve_ : dict of str to ndarray of shape (`n_iter_`,)

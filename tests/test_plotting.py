@@ -14,17 +14,19 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
+from skbayes import BayesianMLPClassifier, BayesianMLPRegressor, VariationalDropoutClassifier
 from skbayes.inference import HMC, Anchored, Ensemble
 from skbayes.metrics import cumulative_log_predictive_density
 from skbayes.plotting import (
     CumulativeDensityDisplay,
     DecisionBoundaryUncertaintyDisplay,
+    LayerWeightsDisplay,
     OrbitDisplay,
     PredictiveBandDisplay,
     PriorPosteriorDisplay,
     RankDisplay,
     ReliabilityDisplay,
+    SparsityCurveDisplay,
     TraceDisplay,
 )
 
@@ -360,3 +362,27 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "group"])
+def test_weights_and_sparsity_of_layers(kind):
+    clf = VariationalDropoutClassifier((6,), kind=kind, max_epochs=30, random_state=0)
+    model = make_pipeline(StandardScaler(), clf).fit(X_CLF, Y_CLF)
+    display = LayerWeightsDisplay.from_estimator(model)
+    assert display.ax_.shape == (2, 2)
+    above, below = (ax.images[0].get_array() for ax in display.ax_[:, 0])
+    np.testing.assert_array_equal(np.ma.getmaskarray(above), ~clf.masks_["0.weight"])
+    assert below.shape == (6, 2)
+    if kind == "sparse":
+        np.testing.assert_allclose(
+            np.clip(below, -8, 8), np.clip(clf.log_alpha_["0.weight"], -8, 8), atol=1e-3
+        )
+    one = LayerWeightsDisplay.from_estimator(model, layers=["2.weight"])
+    assert one.ax_.shape == (2, 1)
+    with pytest.raises(ValueError, match="'3.weight' is not a layer"):
+        LayerWeightsDisplay.from_estimator(model, layers=["3.weight"])
+    curve = SparsityCurveDisplay.from_estimator(model)
+    assert {line.get_label() for line in curve.ax_.lines} == {"0.weight", "2.weight", "all"}
+    assert curve.ax_.lines[-1].get_ydata()[-1] == pytest.approx(100 * clf.sparsity_["all"])
+    with pytest.raises(ValueError, match="has no prune"):
+        LayerWeightsDisplay.from_estimator(LogisticRegression().fit(X_CLF, Y_CLF))

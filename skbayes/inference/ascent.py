@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skbayes.inference.base import OnStep
+from skbayes.inference.ascent_store import AscentStore
+from skbayes.inference.base import OnStep, to_numpy
 from skbayes.inference.minibatches import Minibatches, on_disk
 from skbayes.inference.streams import Streams
 from skbayes.layers.objective import Objective
+from skbayes.layers.variational import Noise
 
 WINDOW = 100
 """Steps between looks at whether the bound still rises."""
@@ -37,6 +39,9 @@ class Ascent(NamedTuple):
     interrupted: bool
     """Whether Ctrl-C ended it."""
 
+    records: list[Any]
+    """What ``after_epoch`` gave for every epoch."""
+
 
 def ascend(
     objective: Objective,
@@ -49,7 +54,8 @@ def ascend(
     kl_weights: str = "uniform",
     schedule: str = "plateau",
     on_step: OnStep | None = None,
-    after_epoch: Callable[[], None] | None = None,
+    after_epoch: Callable[[], Any] | None = None,
+    store: AscentStore | None = None,
 ) -> Ascent:
     """Climb a bound by Adam on minibatches.
 
@@ -78,7 +84,9 @@ def ascend(
     on_step : callable, optional
         Progress, after every epoch.
     after_epoch : callable, optional
-        Called after every epoch.
+        Called after every epoch; what it gives (numbers, or None) is kept.
+    store : AscentStore, optional
+        Keeps the climb on disk: the same climb goes on from there.
 
     Returns
     -------
@@ -92,12 +100,23 @@ def ascend(
     total, n_warm = per_epoch * max_epochs, per_epoch * kl_warmup
     watch = _Plateau()
     losses: list[float] = []
-    rate, n_falls = learning_rate, 0
+    records: list[Any] = []
+    rate, n_falls, ended = learning_rate, 0, False
     scale = -1.0 / target.total_weight
     t = 0
+    past = None if store is None else store.load()
+    if past is not None:
+        numbers_of, arrays = past
+        t, rate, n_falls, ended = (numbers_of[n] for n in ("t", "rate", "n_falls", "ended"))
+        losses, records = numbers_of["losses"], numbers_of["records"]
+        watch.__dict__.update(numbers_of["watch"])
+        streams.restore(numbers_of["streams"])
+        _restore(arrays, optimiser, objective.noise)
     try:
-        for epoch in range(max_epochs):
-            values: list[torch.Tensor] = []
+        for epoch in range(len(losses), max_epochs):
+            if ended:
+                break
+            values: list[Tensor] = []
             for part in _epoch(target, streams, batch_size, feed, t, per_epoch):
                 kl_weight = min(1.0, (t + 1) / n_warm) if n_warm else 1.0
                 if kl_weights == "blundell":
@@ -116,7 +135,7 @@ def ascend(
             losses.append(float(numbers.mean()))
             target.seen(family.centre()[None])
             if after_epoch is not None:
-                after_epoch()
+                records.append(after_epoch())
             if on_step is not None:
                 on_step(epoch + 1, max_epochs, f"bound per row {-losses[-1]:.4g}")
             if not np.isfinite(losses[-1]):
@@ -124,24 +143,45 @@ def ascend(
                     f"The bound became infinite in epoch {epoch + 1}; lower learning_rate, or "
                     "standardise X."
                 )
-                return Ascent(np.array(losses), [message], False)
+                return Ascent(np.array(losses), [message], False, records)
             if schedule == "plateau" and t > n_warm and watch.is_flat(numbers):
                 n_falls += 1
-                if n_falls > N_FALLS:
-                    return Ascent(np.array(losses), [], False)
+                ended = n_falls > N_FALLS
                 rate *= FALL
+            if store is not None and (ended or epoch + 1 == max_epochs or store.due()):
+                state: dict[str, Any] = {"t": t, "rate": rate, "n_falls": n_falls, "ended": ended}
+                state |= {"losses": losses, "records": records, "watch": watch.__dict__}
+                state["streams"] = streams.state()
+                store.save(state, _arrays(optimiser, objective.noise))
     except KeyboardInterrupt:
         if not losses:
             raise  # nothing was gained yet
         message = f"The fit was interrupted after {len(losses)} epochs; it stays as it is."
-        return Ascent(np.array(losses), [message], True)
+        return Ascent(np.array(losses), [message], True, records)
     messages = []
-    if schedule == "plateau":
+    if schedule == "plateau" and not ended:
         messages.append(
             f"The bound was still rising after {max_epochs} epochs; raise max_epochs or "
             "learning_rate."
         )
-    return Ascent(np.array(losses), messages, False)
+    return Ascent(np.array(losses), messages, False, records)
+
+
+def _arrays(optimiser: FusedAdam, noise: Noise) -> dict[str, np.ndarray]:
+    """What the next step depends on, besides numbers: leaves, their moments, and the noise."""
+    out = {"noise": noise.generator.get_state().numpy(), "steps": np.array(optimiser.t)}
+    for name, tensors in optimiser.state().items():
+        out.update({f"{name}-{i}": to_numpy(tensor) for i, tensor in enumerate(tensors)})
+    return out
+
+
+def _restore(arrays: dict[str, np.ndarray], optimiser: FusedAdam, noise: Noise) -> None:
+    """Go on from what `_arrays` gave."""
+    noise.generator.set_state(torch.as_tensor(arrays["noise"]))
+    optimiser.t = int(arrays["steps"])
+    for name, tensors in optimiser.state().items():
+        for i, tensor in enumerate(tensors):
+            tensor.copy_(torch.as_tensor(arrays[f"{name}-{i}"]))
 
 
 def blundell_weight(i: int, n_steps: int) -> float:
@@ -165,6 +205,10 @@ class FusedAdam:
         self.m = [torch.zeros_like(tensor) for tensor in tensors]
         self.v = [torch.zeros_like(tensor) for tensor in tensors]
         self.t = 0
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """The tensors and their moments."""
+        return {"leaf": self.tensors, "m": self.m, "v": self.v}
 
     def step(self, grads: Sequence[Tensor], rate: float) -> None:
         """Move the tensors in place, down the gradients."""

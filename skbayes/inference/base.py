@@ -32,7 +32,11 @@ class Method(BaseEstimator):
     """Whether the method can go on with new data (``partial_fit``)."""
 
     reads_from_disk: ClassVar[bool] = False
+
     """Whether it takes rows by minibatches only, so that they need not be in memory."""
+
+    keeps_on_disk: ClassVar[bool] = False
+    """Whether a run can be kept on disk and goes on from there; `run` then takes ``store``."""
 
     is_point: ClassVar[bool] = False
     """Whether the answer is a single point, without uncertainty of the weights."""

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skbayes.inference.chains import Past
-from skbayes.inference.kernel import ChainMethod, part_of, with_prefix
+from skbayes.inference.kernel import part_of, with_prefix
 
 SAVE_EVERY = 30.0
 """Seconds between two files of a group."""
@@ -239,10 +239,11 @@ def check_checkpoint(checkpoint, method, random_state) -> None:
         raise ValueError(
             f"checkpoint={checkpoint!r} is not allowed; it must be the path of a folder, or None."
         )
-    if not isinstance(method, ChainMethod):
+    if not method.keeps_on_disk:
         raise ValueError(
             f"checkpoint={str(checkpoint)!r} is not allowed with {type(method).__name__}; only "
-            "Markov chains, such as HMC or NUTS, can be kept on disk: use checkpoint=None."
+            "Markov chains, such as HMC or NUTS, and variational dropout can be kept on disk: use "
+            "checkpoint=None."
         )
     if isinstance(random_state, bool) or not isinstance(random_state, Integral):
         raise ValueError(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 
+from skbayes.inference.ascent_store import AscentStore
 from skbayes.inference.base import Method, OnStep
 from skbayes.inference.checkpoint import Checkpoint
 from skbayes.inference.kernel import ChainMethod
@@ -59,7 +60,13 @@ def run_method(
     Posterior
     """
     if not isinstance(method, ChainMethod):
-        return method.run(log_posterior, theta0, Streams(seed, method.chain_count()), on_step)
+        streams = Streams(seed, method.chain_count())
+        if checkpoint is None:
+            return method.run(log_posterior, theta0, streams, on_step)
+        climb = AscentStore(checkpoint.folder, checkpoint.fingerprint)
+        posterior = method.run(log_posterior, theta0, streams, on_step, store=climb)  # type: ignore[call-arg]
+        posterior.messages.extend(climb.problems)
+        return posterior
     if state is not None:
         seed = state["seed"]  # a longer run would have kept it
     n_chains, size = method.chain_count(), method.group_size

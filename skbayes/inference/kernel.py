@@ -26,6 +26,8 @@ DIVERGENCE = 1000.0  # energy error from which a trajectory counts as diverged
 class ChainMethod(Method):
     """A method that moves Markov chains: a subclass names its kernel and its own parameters."""
 
+    keeps_on_disk = True
+
     n_chains: int
     n_warmup: int
     n_draws: int

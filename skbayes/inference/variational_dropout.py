@@ -40,6 +40,7 @@ class VariationalDropout(Method):
 
     needs = frozenset({"network", "likelihood"})
     reads_from_disk = True
+    keeps_on_disk = True
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class VariationalDropout(Method):
             self._require("kl_warmup", kind=Real, low=0, high=1)
         check_threshold(self.threshold)
 
-    def run(self, log_posterior, theta0, streams, on_step=None):
+    def run(self, log_posterior, theta0, streams, on_step=None, store=None):
         """Train, and draw from q, see `Method.run`."""
         theta = log_posterior.initial(streams) if theta0 is None else theta0
         noise = Noise(int(streams.generators[0].integers(2**62)), log_posterior.device)
@@ -115,11 +116,6 @@ class VariationalDropout(Method):
         steps = per_epoch * max_epochs
         warm = self.kl_warmup
         warm = int(warm) if isinstance(warm, Integral) else round(warm * max_epochs)
-        curves: list[dict[str, float]] = []
-
-        def record():
-            curves.append(pruner.sparsity(family.log_alpha(), self.threshold))
-
         ascent = ascend(
             Objective(log_posterior, family, network),
             streams,
@@ -129,8 +125,10 @@ class VariationalDropout(Method):
             kl_warmup=warm,
             schedule="linear",
             on_step=on_step,
-            after_epoch=record,
+            after_epoch=lambda: pruner.sparsity(family.log_alpha(), self.threshold),
+            store=store,
         )
+        curves = ascent.records
         with torch.no_grad():
             draws = family.sample(self.n_draws, noise)
         means, variances = family.weight_moments()

@@ -140,6 +140,10 @@ class MLPNetwork:
                 parts.append(kinds[self.activation]())
         return torch.nn.Sequential(*parts)
 
+    def load_into(self, module: torch.nn.Module, weights: Tensor) -> None:
+        """Copy weights (n_params,) into a module that `to_module` made."""
+        module.load_state_dict(self.to_module(weights.numpy()).state_dict())
+
     # ------------------------------------------------------------------ passes
 
     def forward(self, theta: Tensor, inputs: Inputs) -> Tensor:

@@ -7,6 +7,8 @@ import numpy as np
 from skbayes.plotting._common import final_of, resolve_axes
 
 REMOVED = "white"
+LIMIT = 8.0  # of the scale of log alpha
+TINY = 1e-16
 
 
 class LayerWeightsDisplay:
@@ -44,6 +46,45 @@ class LayerWeightsDisplay:
         self.masks = masks
         self.threshold = threshold
 
+    @classmethod
+    def from_estimator(cls, estimator, *, layers=None, ax=None, **kwargs):
+        """Take the layers of a fitted estimator, as it is pruned now, and draw.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted `~skbayes.VariationalDropoutClassifier` or regressor, or a pipeline or search
+            that ends in one.
+        layers : list of str, optional
+            Names of weights, such as ``["0.weight"]``; default all.
+        ax : array of matplotlib Axes, optional
+            Where to draw; default a new figure.
+        **kwargs : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        LayerWeightsDisplay
+
+        Raises
+        ------
+        ValueError
+            If the estimator has no dropout rates, or no such layer.
+        """
+        final = final_of(estimator, "prune", "masks_")[1]
+        names = list(final.masks_) if layers is None else list(layers)
+        for name in names:
+            if name not in final.masks_:
+                raise ValueError(f"{name!r} is not a layer; layers are {list(final.masks_)}.")
+        mean, var = (final.posterior_.adapted[n] for n in ("weight_mean", "weight_var"))
+        display = cls(
+            weights={n: mean[n] for n in names},
+            log_alpha={n: np.log(var[n] + TINY) - np.log(mean[n] ** 2 + TINY) for n in names},
+            masks={n: final.masks_[n] for n in names},
+            threshold=final.threshold_,
+        )
+        return display.plot(ax=ax, **kwargs)
+
     def plot(self, ax=None, *, quantile=0.99, **kwargs):
         """Draw.
 
@@ -71,10 +112,11 @@ class LayerWeightsDisplay:
             reach = float(np.quantile(sizes, quantile)) if sizes.size else 1.0
             shown = np.ma.masked_array(weight, ~kept)
             image = above.imshow(_flat(shown), cmap="RdBu", vmin=-reach, vmax=reach, **style)
-            image.cmap.set_bad(REMOVED)
+            above.set_facecolor(REMOVED)
             self.figure_.colorbar(image, ax=above, label="weight")
             above.set_title(f"{name}: {100 * (1 - kept.mean()):.1f} % removed")
-            image = below.imshow(_flat(self.log_alpha[name]), cmap="viridis", **style)
+            scale = {"cmap": "viridis", "vmin": -LIMIT, "vmax": LIMIT}
+            image = below.imshow(_flat(self.log_alpha[name]), **scale, **style)
             bar = self.figure_.colorbar(image, ax=below, label=r"$\log\ \alpha$")
             bar.ax.axhline(self.threshold, color="red")
             below.set_xlabel("input")
@@ -103,6 +145,27 @@ class SparsityCurveDisplay:
 
     def __init__(self, *, curves):
         self.curves = curves
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, **kwargs):
+        """Take the curves of a fitted estimator, and draw.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted `~skbayes.VariationalDropoutClassifier` or regressor, or a pipeline or search
+            that ends in one. The curves are those at its ``threshold``.
+        ax : matplotlib Axes, optional
+            Where to draw; default a new figure.
+        **kwargs : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        SparsityCurveDisplay
+        """
+        final = final_of(estimator, "sparsity_curve_")[1]
+        return cls(curves=dict(final.sparsity_curve_)).plot(ax=ax, **kwargs)
 
     def plot(self, ax=None, **kwargs):
         """Draw.

@@ -1,0 +1,203 @@
+"""Networks that prune themselves on MNIST: error and compression, next to what is published.
+
+``VariationalDropoutClassifier`` on LeNet-300-100 and LeNet-5 (Caffe): the kind "sparse"
+(Molchanov, Ashukha and Vetrov, 2017), and the kind "group" with the normal-Jeffreys prior (gnj) and
+the horseshoe (ghs) (Louizos, Ullrich and Welling, 2017). 5,000 of the 60,000 training rows are held
+out: settings and the threshold of log alpha are chosen on them, and the network is trained on the
+other 55,000. The threshold is the one with the highest compression among those whose error on
+the held-out rows is at most SLACK points above the lowest. Errors are those of the pruned network
+at the mean of its weights, as in the papers; with its bits, of the weights rounded to them.
+
+A run is kept in the folder of ``--state`` after every epoch (about every half minute) and goes on
+from there if it was stopped. On one core LeNet-300-100 takes a quarter of an hour, LeNet-5 hours.
+
+    python examples/benchmarks/sparse_mnist.py --data-dir DIR --net lenet300 --kind sparse \
+        [--state FOLDER] [--epochs N] [--quick]
+
+``--quick`` trains a smaller network on scikit-learn's digits, in less than a minute.
+"""
+
+import _one_core  # noqa: F401  isort: skip
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from _common import finish, load, parse, table
+from sklearn.datasets import load_digits
+from torch import nn
+
+from skbayes import VariationalDropoutClassifier
+from skbayes.layers.bits import compression_ratio, round_to_bits
+from skbayes.layers.compact import compact
+
+SLACK = 0.1
+THRESHOLDS = (3.0, 2.5, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0)
+N_HELD_OUT = 5_000
+
+# error (%), compression by pruning, and by pruning and precision
+PUBLISHED = {
+    ("lenet300", "sparse"): (1.92, 68, None),
+    ("lenet5", "sparse"): (0.75, 280, None),
+    ("lenet5", "gnj"): (1.0, 108, 361),
+    ("lenet5", "ghs"): (1.0, 156, 419),
+}
+
+KINDS = {
+    "sparse": {"kind": "sparse"},
+    "gnj": {"kind": "group", "group_prior": "normal_jeffreys"},
+    "ghs": {"kind": "group", "group_prior": "horseshoe"},
+}
+
+# chosen on the held-out rows
+SETTINGS = {
+    ("lenet300", "sparse"): {"max_epochs": 100, "learning_rate": 0.002, "kl_warmup": 0.2},
+    ("lenet5", "sparse"): {"max_epochs": 100, "learning_rate": 0.002, "kl_warmup": 0.2},
+    ("lenet5", "gnj"): {"max_epochs": 100, "learning_rate": 0.002, "kl_warmup": 0.2},
+    ("lenet5", "ghs"): {"max_epochs": 100, "learning_rate": 0.002, "kl_warmup": 0.2},
+}
+QUICK = {"max_epochs": 60, "learning_rate": 0.005, "kl_warmup": 0.3, "batch_size": 64}
+
+
+class LeNet5(nn.Sequential):
+    """LeNet-5 as Caffe has it: 20 and 50 filters of 5 x 5, 500 hidden units."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 20, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(20, 50, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(800, 500),
+            nn.ReLU(),
+            nn.Linear(500, 10),
+        )
+
+
+def data(args) -> dict[str, np.ndarray]:
+    """Rows in [0, 1]: "train", "held_out" and "test", each X and y."""
+    if args.quick:
+        X, y = load_digits(return_X_y=True)
+        X, n_held_out, n_test = X.astype(np.float32) / 16, 300, 400
+        order = np.random.default_rng(0).permutation(len(X))
+        X, y = X[order], y[order]
+        X, y, X_test, y_test = X[:-n_test], y[:-n_test], X[-n_test:], y[-n_test:]
+    else:
+        with load(args.data_dir, "images/mnist.npz") as file:
+            X, X_test = (file[n].astype(np.float32) / 255 for n in ("X_train", "X_test"))
+            y, y_test = (file[n].astype(int) for n in ("y_train", "y_test"))
+        n_held_out = N_HELD_OUT
+        order = np.random.default_rng(0).permutation(len(X))
+        X, y = X[order], y[order]
+    shape = (-1, 1, 28, 28) if args.net == "lenet5" else (-1, X[0].size)
+    X, X_test = X.reshape(len(X), *shape[1:]), X_test.reshape(len(X_test), *shape[1:])
+    return {
+        "train": (X[n_held_out:], y[n_held_out:]),
+        "held_out": (X[:n_held_out], y[:n_held_out]),
+        "test": (X_test, y_test),
+    }
+
+
+def error(module: nn.Module, rows) -> float:
+    """Percentage of wrong labels."""
+    X, y = rows
+    with torch.no_grad():
+        parts = [module(torch.from_numpy(X[i : i + 1000])) for i in range(0, len(X), 1000)]
+    return 100 * float((torch.cat(parts).argmax(1).numpy() != y).mean())
+
+
+def whole_module(clf) -> nn.Module:
+    """The network at the mean of its weights, pruned, in its full size."""
+    return clf._pruned_module().eval()
+
+
+def rounded(clf) -> nn.Module:
+    """The same with weights rounded to the bits that they need."""
+    module = whole_module(clf)
+    adapted = clf.posterior_.adapted
+    weights = round_to_bits(adapted["weight_mean"], adapted["weight_var"], clf.masks_)
+    module.load_state_dict({n: torch.as_tensor(w) for n, w in weights.items()}, strict=False)
+    return module
+
+
+def main() -> None:
+    args = parse(
+        __doc__,
+        ("--net", {"choices": ("lenet300", "lenet5"), "default": "lenet300"}),
+        ("--kind", {"choices": tuple(KINDS), "default": "sparse"}),
+        ("--epochs", {"type": int, "default": None, "help": "in place of those of the setting"}),
+        ("--state", {"default": None, "help": "folder in which the run is kept"}),
+    )
+    if args.quick and args.net == "lenet5":
+        raise SystemExit("--quick is for --net lenet300 only: digits have 8 x 8 pixels")
+    settings = {"batch_size": 128, **SETTINGS.get((args.net, args.kind), {})}
+    settings = QUICK if args.quick else settings
+    if args.epochs is not None:
+        settings = settings | {"max_epochs": args.epochs}
+    rows = data(args)
+    sizes = (100, 50) if args.quick else (300, 100)
+    network = {"module": LeNet5} if args.net == "lenet5" else {"hidden_layer_sizes": sizes}
+    clf = VariationalDropoutClassifier(
+        **network, **KINDS[args.kind], **settings, standardize=False, n_draws=2, random_state=0,
+        verbose=1,
+    )  # fmt: skip
+    start = time.process_time()
+    clf.fit(*rows["train"], checkpoint=args.state)
+    cpu = time.process_time() - start
+
+    tried, shown = [], []
+    for threshold in THRESHOLDS:
+        clf.prune(threshold)
+        held_out = error(whole_module(clf), rows["held_out"])
+        tried.append((threshold, held_out, clf.compression_ratio_))
+        shown.append(
+            {"threshold": threshold, "held-out error": held_out, **clf.compression_ratio_._asdict()}
+        )
+    table(shown, digits=2)
+    lowest = min(held_out for _, held_out, _ in tried)
+    allowed = [entry for entry in tried if entry[1] <= lowest + SLACK]
+    threshold = max(allowed, key=lambda entry: entry[2].pruning)[0]
+    clf.prune(threshold)
+    whole, small = whole_module(clf), compact(whole_module(clf))
+    ratio = clf.compression_ratio_
+    figures = {
+        "net": args.net,
+        "kind": args.kind,
+        **settings,
+        "threshold": threshold,
+        "test error": error(whole, rows["test"]),
+        "test error of the smaller network": error(small, rows["test"]),
+        "test error with its bits": error(rounded(clf), rows["test"]),
+        "held-out error": error(whole, rows["held_out"]),
+        "times smaller": ratio.pruning,
+        "times smaller with bits": ratio.precision,
+        "times smaller with bits and 5-bit places": compression_ratio(
+            clf.masks_, clf.bit_precision_, index_bits=5
+        ),
+        "removed (%)": {n: round(100 * share, 2) for n, share in clf.sparsity_.items()},
+        "bits": clf.bit_precision_,
+        "widths": [m.weight.shape[1] for m in small if hasattr(m, "weight")],
+        "cpu seconds of this process": round(cpu),
+    }
+    published = PUBLISHED.get((args.net, args.kind))
+    if published is not None and not args.quick:
+        names = ("test error", "times smaller", "times smaller with bits")
+        table(
+            [
+                {"": "published", **dict(zip(names, published, strict=True))},
+                {"": "here", **{name: figures[name] for name in names}},
+            ],
+            digits=2,
+        )
+    if args.state is not None:
+        name = f"{'digits' if args.quick else args.net}-{args.kind}.npz"
+        np.savez(Path(args.state) / name, **{n: v.numpy() for n, v in whole.state_dict().items()})
+    finish("sparse_mnist", figures)
+
+
+if __name__ == "__main__":
+    main()
