@@ -69,7 +69,7 @@ plt.show()
 x = np.concatenate([rng.uniform(-2, -0.4, 30), rng.uniform(0.7, 2, 30)])
 y = np.sin(2.5 * x) + 0.2 * rng.standard_normal(60)
 grid = np.linspace(-3, 3, 121)[:, None]
-settings = {"learning_rate": 0.03, "max_epochs": 1800}
+settings = {"learning_rate": 0.02, "max_epochs": 2000}
 methods = {
     "mean_field": VI(**settings),
     "low_rank": VI("low_rank", rank=10, **settings),

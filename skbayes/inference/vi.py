@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 
-from skbayes.inference.ascent import WINDOW, Ascent, ascend
+from skbayes.inference.ascent import WINDOW, ascend
 from skbayes.inference.base import Method, to_numpy
 from skbayes.layers.closed_form import ClosedFormObjective, check_closed_form
-from skbayes.layers.families import MeanField
+from skbayes.layers.families import MeanField, starting_deviation
 from skbayes.layers.flat_objective import BASELINES, FlatObjective
 from skbayes.layers.gaussian_families import Delta, FullRank, LowRank
 from skbayes.layers.objective import Objective
@@ -56,8 +55,7 @@ class VI(Method):
 
     - *mean_field*, independent normals :math:`\prod_j N(m_j, s_j^2)`;
     - *low_rank*, :math:`N(m, \operatorname{diag}(d^2) + U U^T)` (Ong, Nott and Smith, 2018);
-    - *full_rank*, :math:`N(m, L L^T)`, for up to 4,000 parameters. These two start from independent
-      normals, which are fitted first, in a third of the epochs at most;
+    - *full_rank*, :math:`N(m, L L^T)`, for up to 4,000 parameters;
     - *delta*, a point. The bound, without the infinite entropy of a point, is the log posterior
       density: with `NormalPrior` that is L2 regularisation, with `LaplacePrior` L1, and with
       `FlatPrior` maximum likelihood (Graves, 2011, section 4).
@@ -192,40 +190,19 @@ class VI(Method):
         batch_size = self.batch_size or (n if n <= 1024 else 256)
         per_epoch = math.ceil(n / min(batch_size, n))
         max_epochs = self.max_epochs or max(20, math.ceil(STEPS / per_epoch))
-
-        def climb(objective, max_epochs: int, **more) -> Ascent:
-            return ascend(
-                objective,
-                streams,
-                learning_rate=self.learning_rate,
-                batch_size=batch_size,
-                max_epochs=max_epochs,
-                kl_weights=self.kl_weights,
-                on_step=on_step,
-                **more,
-            )
-
-        family: Any = Delta(theta[0])
-        losses: list[np.ndarray] = []
-        warm: dict[str, Any] = {"kl_warmup": self.kl_warmup}
-        ascent = None
-        if self.family != "delta":
-            family = MeanField(target, theta[0], self.init_scale)
-        if self.family in ("low_rank", "full_rank"):
-            # independent normals first: covariances are then in units of their deviations
-            self._check_size(len(theta[0]))
-            network = VariationalNetwork.of(target, noise, "local")
-            first = math.ceil(max_epochs / 3)
-            ascent = climb(Objective(target, family, network), first, **warm)
-            losses.append(ascent.losses)
-            family, warm = self._with_covariance(family, noise), {}
-            max_epochs = max(1, max_epochs - len(ascent.losses))
+        family = self._family(target, theta[0], noise)
         objective = self._objective(target, family, noise)
-        if ascent is None or not ascent.interrupted:
-            if self.tune_prior:
-                warm["after_epoch"] = _Tuner(objective, per_epoch)
-            ascent = climb(objective, max_epochs, **warm)
-            losses.append(ascent.losses)
+        ascent = ascend(
+            objective,
+            streams,
+            learning_rate=self.learning_rate,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            kl_warmup=self.kl_warmup,
+            kl_weights=self.kl_weights,
+            on_step=on_step,
+            after_epoch=_Tuner(objective, per_epoch) if self.tune_prior else None,
+        )
         target = objective.target  # whose prior may have been tuned
         with torch.no_grad():
             draws = family.sample(1 if self.family == "delta" else self.n_draws, noise)
@@ -237,7 +214,7 @@ class VI(Method):
             target.layout,
             adapted=adapted,
             last_state=to_numpy(family.mean)[None],
-            loss_curve=np.concatenate(losses)[None],
+            loss_curve=ascent.losses[None],
             independent=True,
             messages=ascent.messages,
             interrupted=ascent.interrupted,
@@ -265,25 +242,26 @@ class VI(Method):
             )
         return log_posterior.with_prior(prior.straight_through())
 
-    def _check_size(self, n_params: int) -> None:
-        if self.family == "full_rank" and n_params > LARGEST_FULL:
+    def _family(self, target, mean, noise):
+        if self.family == "delta":
+            return Delta(mean)
+        if self.family == "mean_field":
+            family = MeanField(target, mean, self.init_scale)
+            if not self.learn_scale:
+                family.log_var.requires_grad_(False)
+                family.leaves = [family.mean]
+            return family
+        std = starting_deviation(target, self.init_scale, mean)
+        if self.family == "low_rank":
+            return LowRank(mean, std, min(self.rank, len(mean)), noise)
+        if len(mean) > LARGEST_FULL:
             raise ValueError(
-                f"VI: family='full_rank' is not allowed with {n_params} parameters; it takes "
+                f"VI: family='full_rank' is not allowed with {len(mean)} parameters; it takes "
                 f"{LARGEST_FULL} at most. Use 'low_rank' or 'mean_field'."
             )
-
-    def _with_covariance(self, family: MeanField, noise):
-        """The family that is asked for, where independent normals have arrived."""
-        with torch.no_grad():
-            mean, std = family.mean.clone(), torch.exp(0.5 * family.log_var)
-        if self.family == "full_rank":
-            return FullRank(mean, std)
-        return LowRank(mean, std, min(self.rank, len(mean)), noise)
+        return FullRank(mean, std)
 
     def _objective(self, target, family, noise):
-        if not self.learn_scale:
-            family.log_var.requires_grad_(False)
-            family.leaves = [family.mean]
         by_score = self.estimator == "score"
         if self.family != "mean_field" or by_score:
             n_samples = 1 if self.family == "delta" else self.n_samples or N_SAMPLES

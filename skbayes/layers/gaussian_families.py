@@ -85,7 +85,7 @@ class LowRank(FlatFamily):
         super().__init__(mean)
         self._unit = std.detach()[:, None]
         self.log_scale = std.detach().log().requires_grad_()
-        start = 0.1 * rank**-0.5 * noise.normal(len(std), rank, like=mean)
+        start = 0.3 * rank**-0.5 * noise.normal(len(std), rank, like=mean)
         self._factor = start.requires_grad_()
         self.leaves = [self.mean, self.log_scale, self._factor]
 
