@@ -131,8 +131,8 @@ def family_of(kind, target, noise):
     if kind == "mean_field":
         return MeanField(target, start, 0.4)
     if kind == "low_rank":
-        return LowRank(target, start, 0.4, 2, noise)
-    family = FullRank(target, start, 0.4)
+        return LowRank(start, 0.4 * torch.ones_like(start), 2, noise)
+    family = FullRank(start, 0.4 * torch.ones_like(start))
     with torch.no_grad():
         family.below += 0.3 * noise.normal_like(family.below)
     return family
@@ -196,7 +196,7 @@ def test_baselines_lower_the_variance():
 
 
 def test_the_gradient_has_no_noise_where_q_is_the_posterior(model):
-    family = FullRank(model.log_posterior, torch.as_tensor(model.mean), 1.0)
+    family = FullRank(torch.as_tensor(model.mean), torch.ones(4, dtype=torch.float64))
     root = torch.as_tensor(np.linalg.cholesky(model.cov))
     with torch.no_grad():
         family.log_diagonal.copy_(root.diagonal().log())

@@ -10,7 +10,7 @@ import torch
 from skbayes.inference.ascent import WINDOW, ascend
 from skbayes.inference.base import Method, to_numpy
 from skbayes.layers.closed_form import ClosedFormObjective, check_closed_form
-from skbayes.layers.families import MeanField
+from skbayes.layers.families import MeanField, starting_deviation
 from skbayes.layers.flat_objective import BASELINES, FlatObjective
 from skbayes.layers.gaussian_families import Delta, FullRank, LowRank
 from skbayes.layers.objective import Objective
@@ -24,6 +24,8 @@ STEPS = 10_000  # at most, where max_epochs is None
 ELBO_DRAWS, ELBO_ROWS, ELBO_NUMBERS = 1_000, 2_000_000, 20_000_000
 """Most draws of theta that the bound is estimated from in the end; times rows; times parameters."""
 LARGEST_FULL = 4_000  # parameters of a full covariance, whose root takes 128 MB then
+
+N_SAMPLES = 32
 
 FAMILIES = ("mean_field", "low_rank", "full_rank", "delta")
 ESTIMATORS = {
@@ -80,8 +82,8 @@ class VI(Method):
         "score" needs no gradient of the network and is very noisy (Ranganath, Gerrish and Blei,
         2014), see `skbayes.layers.flat_objective.FlatObjective`.
     n_samples : int or None, default=None
-        Draws of the weights in a step of "score" (None is 16, at least 2 are needed) and of the
-        low-rank and full-rank families (None is 8). All others draw once and take only None.
+        Draws of the weights in a step of "score" (at least 2) and of the low-rank and full-rank
+        families; None is 32. All others draw once and take only None.
     baseline : {"optimal", "mean", None}, default="mean"
         What "score" takes off, to lower its variance.
     n_draws : int, default=100
@@ -184,12 +186,12 @@ class VI(Method):
         theta = log_posterior.initial(streams) if theta0 is None else theta0
         target = self._target(log_posterior)
         noise = Noise(int(streams.generators[0].integers(2**62)), target.device)
-        family = self._family(target, theta[0], noise)
-        objective = self._objective(target, family, noise)
         n = target.n
         batch_size = self.batch_size or (n if n <= 1024 else 256)
         per_epoch = math.ceil(n / min(batch_size, n))
         max_epochs = self.max_epochs or max(20, math.ceil(STEPS / per_epoch))
+        family = self._family(target, theta[0], noise)
+        objective = self._objective(target, family, noise)
         ascent = ascend(
             objective,
             streams,
@@ -242,26 +244,27 @@ class VI(Method):
 
     def _family(self, target, mean, noise):
         if self.family == "delta":
-            return Delta(target, mean)
+            return Delta(mean)
+        if self.family == "mean_field":
+            family = MeanField(target, mean, self.init_scale)
+            if not self.learn_scale:
+                family.log_var.requires_grad_(False)
+                family.leaves = [family.mean]
+            return family
+        std = starting_deviation(target, self.init_scale, mean)
         if self.family == "low_rank":
-            return LowRank(target, mean, self.init_scale, min(self.rank, len(mean)), noise)
-        if self.family == "full_rank":
-            if len(mean) > LARGEST_FULL:
-                raise ValueError(
-                    f"VI: family='full_rank' is not allowed with {len(mean)} parameters; it takes "
-                    f"{LARGEST_FULL} at most. Use 'low_rank' or 'mean_field'."
-                )
-            return FullRank(target, mean, self.init_scale)
-        family = MeanField(target, mean, self.init_scale)
-        if not self.learn_scale:
-            family.log_var.requires_grad_(False)
-            family.leaves = [family.mean]
-        return family
+            return LowRank(mean, std, min(self.rank, len(mean)), noise)
+        if len(mean) > LARGEST_FULL:
+            raise ValueError(
+                f"VI: family='full_rank' is not allowed with {len(mean)} parameters; it takes "
+                f"{LARGEST_FULL} at most. Use 'low_rank' or 'mean_field'."
+            )
+        return FullRank(mean, std)
 
     def _objective(self, target, family, noise):
         by_score = self.estimator == "score"
         if self.family != "mean_field" or by_score:
-            n_samples = 1 if self.family == "delta" else self.n_samples or (16 if by_score else 8)
+            n_samples = 1 if self.family == "delta" else self.n_samples or N_SAMPLES
             return FlatObjective(target, family, noise, n_samples, by_score, self.baseline)
         if self.estimator == "closed_form":
             check_closed_form(target)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from skbayes.layers.families import Family, starting_deviation
+from skbayes.layers.families import Family
 from skbayes.layers.variational import Noise
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -18,13 +18,11 @@ class FlatFamily(Family):
 
     Parameters
     ----------
-    log_posterior : LogPosterior
-        Says what theta is.
     mean : Tensor of shape (n_params,)
         Where to start.
     """
 
-    def __init__(self, log_posterior, mean: Tensor) -> None:
+    def __init__(self, mean: Tensor) -> None:
         self.mean = mean.detach().clone().requires_grad_()
         self.leaves = [self.mean]
 
@@ -75,23 +73,26 @@ class LowRank(FlatFamily):
 
     Parameters
     ----------
-    log_posterior, mean
-        See `FlatFamily`.
-    init_scale : float
-        Starting deviation, see `MeanField`.
+    mean, std : Tensor of shape (n_params,)
+        Where to start; U is in units of these deviations.
     rank : int
         Columns of U.
     noise : Noise
         For U's start.
     """
 
-    def __init__(self, log_posterior, mean, init_scale: float, rank: int, noise: Noise) -> None:
-        super().__init__(log_posterior, mean)
-        std = starting_deviation(log_posterior, init_scale, mean)
-        self.log_scale = std.log().requires_grad_()
-        start = 0.3 * rank**-0.5 * std[:, None] * noise.normal(len(std), rank, like=std)
-        self.factor = start.requires_grad_()
-        self.leaves = [self.mean, self.log_scale, self.factor]
+    def __init__(self, mean, std: Tensor, rank: int, noise: Noise) -> None:
+        super().__init__(mean)
+        self._unit = std.detach()[:, None]
+        self.log_scale = std.detach().log().requires_grad_()
+        start = 0.3 * rank**-0.5 * noise.normal(len(std), rank, like=mean)
+        self._factor = start.requires_grad_()
+        self.leaves = [self.mean, self.log_scale, self._factor]
+
+    @property
+    def factor(self) -> Tensor:
+        """The matrix U, (n_params, rank)."""
+        return self._factor * self._unit
 
     def draw(self, n, noise):
         """See `FlatFamily.draw`."""
@@ -128,17 +129,14 @@ class FullRank(FlatFamily):
 
     Parameters
     ----------
-    log_posterior, mean
-        See `FlatFamily`.
-    init_scale : float
-        Starting deviation, see `MeanField`.
+    mean, std : Tensor of shape (n_params,)
+        Where to start.
     """
 
-    def __init__(self, log_posterior, mean, init_scale: float) -> None:
-        super().__init__(log_posterior, mean)
-        std = starting_deviation(log_posterior, init_scale, mean)
-        self.log_diagonal = std.log().requires_grad_()
-        self._unit = std[:, None]
+    def __init__(self, mean, std: Tensor) -> None:
+        super().__init__(mean)
+        self.log_diagonal = std.detach().log().requires_grad_()
+        self._unit = std.detach()[:, None]
         self.below = torch.zeros((len(std), len(std)), dtype=std.dtype, device=std.device)
         self.below.requires_grad_()
         self.leaves = [self.mean, self.log_diagonal, self.below]
