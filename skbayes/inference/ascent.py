@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Ascent(NamedTuple):
     interrupted: bool
     """Whether Ctrl-C ended it."""
 
-    records: list[dict[str, float]]
+    records: list[Any]
     """What ``after_epoch`` gave for every epoch."""
 
 
@@ -54,7 +54,7 @@ def ascend(
     kl_weights: str = "uniform",
     schedule: str = "plateau",
     on_step: OnStep | None = None,
-    after_epoch: Callable[[], dict[str, float]] | None = None,
+    after_epoch: Callable[[], Any] | None = None,
     store: AscentStore | None = None,
 ) -> Ascent:
     """Climb a bound by Adam on minibatches.
@@ -84,7 +84,7 @@ def ascend(
     on_step : callable, optional
         Progress, after every epoch.
     after_epoch : callable, optional
-        Called after every epoch; gives numbers of it to keep.
+        Called after every epoch; what it gives (numbers, or None) is kept.
     store : AscentStore, optional
         Keeps the climb on disk: the same climb goes on from there.
 
@@ -100,7 +100,7 @@ def ascend(
     total, n_warm = per_epoch * max_epochs, per_epoch * kl_warmup
     watch = _Plateau()
     losses: list[float] = []
-    records: list[dict[str, float]] = []
+    records: list[Any] = []
     rate, n_falls, ended = learning_rate, 0, False
     scale = -1.0 / target.total_weight
     t = 0
@@ -149,7 +149,7 @@ def ascend(
                 ended = n_falls > N_FALLS
                 rate *= FALL
             if store is not None and (ended or epoch + 1 == max_epochs or store.due()):
-                state = {"t": t, "rate": rate, "n_falls": n_falls, "ended": ended}
+                state: dict[str, Any] = {"t": t, "rate": rate, "n_falls": n_falls, "ended": ended}
                 state |= {"losses": losses, "records": records, "watch": watch.__dict__}
                 state["streams"] = streams.state()
                 store.save(state, _arrays(optimiser, objective.noise))
