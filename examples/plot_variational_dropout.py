@@ -67,13 +67,10 @@ plt.show()
 # The shares of weights that would be removed after each epoch. Most go while the weight of the
 # divergence rises, to the left of the dashed line; others follow as the learning rate falls.
 
-fig, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
-for name, curve in clf.sparsity_curve_.items():
-    style = {"lw": 2.5, "color": "0.2"} if name == "all" else {}
-    ax.plot(100 * curve, label=name, **style)
-ax.axvline(0.3 * clf.n_iter_, color="0.5", ls="--", lw=1)
-ax.set(xlabel="epoch", ylabel="weights removed (%)")
-ax.legend(frameon=False)
+from skbayes.plotting import SparsityCurveDisplay
+
+display = SparsityCurveDisplay.from_estimator(clf)
+display.ax_.axvline(0.3 * clf.n_iter_, color="0.5", ls="--", lw=1)
 plt.show()
 
 # %%

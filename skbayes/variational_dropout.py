@@ -10,7 +10,12 @@ from torch import nn
 
 from skbayes.base_classifier import BayesianClassifier
 from skbayes.base_regressor import BayesianRegressor
-from skbayes.inference.variational_dropout import VariationalDropout, check_threshold, sparsities
+from skbayes.inference.variational_dropout import (
+    VariationalDropout,
+    check_threshold,
+    default_threshold,
+    sparsities,
+)
 from skbayes.layers.bits import bit_precision, compression_ratio
 from skbayes.layers.compact import compact
 from skbayes.layers.pruning import Masks, apply_masks
@@ -130,7 +135,7 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
 
     # -------------------------------------------------------------------- pruning
 
-    def prune(self, threshold=3.0):
+    def prune(self, threshold=None):
         """Remove what is mostly noise, from the network that `fit` found.
 
         What was removed before comes back first, so that thresholds can be tried one after the
@@ -139,9 +144,10 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
 
         Parameters
         ----------
-        threshold : float, default=3.0
+        threshold : float or None, default=None
             Weights, or groups of them, with log alpha at or above it are removed; infinity removes
-            nothing.
+            nothing. None is 3, and 0 for ``kind="group"``: a group goes where there is more noise
+            in it than signal.
 
         Returns
         -------
@@ -150,6 +156,8 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
             ``compression_ratio_`` and draws in ``posterior_``.
         """
         check_is_fitted(self, "posterior_")
+        if threshold is None:
+            threshold = default_threshold(self.kind)
         check_threshold(threshold)
         posterior = self.posterior_
         self.threshold_ = threshold
@@ -281,9 +289,9 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
     kl_warmup : int or float, default=0.3
         Epochs, or share of them, in which the weight of the divergence rises from zero to one.
         Without it, weights are often given up before they have learned anything.
-    threshold : float, default=3.0
-        Weights, or groups of them, with log alpha at or above it are removed after training; see
-        `prune`.
+    threshold : float or None, default=None
+        Weights, or groups of them, with log alpha at or above it are removed after training; None
+        is 3, and 0 for ``kind="group"``. See `prune`.
     n_draws : int, default=30
         Draws of the weights that predictions average over.
     standardize : {True, False, "X", "y"}, default=True
@@ -379,7 +387,7 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
         batch_size=None,
         learning_rate=None,
         kl_warmup=0.3,
-        threshold=3.0,
+        threshold=None,
         n_draws=30,
         standardize=True,
         class_weight=None,
@@ -467,9 +475,9 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
     kl_warmup : int or float, default=0.3
         Epochs, or share of them, in which the weight of the divergence rises from zero to one.
         Without it, weights are often given up before they have learned anything.
-    threshold : float, default=3.0
-        Weights, or groups of them, with log alpha at or above it are removed after training; see
-        `prune`.
+    threshold : float or None, default=None
+        Weights, or groups of them, with log alpha at or above it are removed after training; None
+        is 3, and 0 for ``kind="group"``. See `prune`.
     n_draws : int, default=30
         Draws of the weights that predictions average over.
     noise : {"learned", "heteroscedastic"}, float or array-like, default="learned"
@@ -566,7 +574,7 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
         batch_size=None,
         learning_rate=None,
         kl_warmup=0.3,
-        threshold=3.0,
+        threshold=None,
         n_draws=30,
         noise="learned",
         standardize=True,

@@ -56,7 +56,7 @@ class VariationalDropout(Method):
         batch_size=None,
         learning_rate=None,
         kl_warmup=0.3,
-        threshold=3.0,
+        threshold=None,
         n_draws=30,
     ):
         self.kind = kind
@@ -95,7 +95,8 @@ class VariationalDropout(Method):
             self._require("kl_warmup", low=0)
         else:
             self._require("kl_warmup", kind=Real, low=0, high=1)
-        check_threshold(self.threshold)
+        if self.threshold is not None:
+            check_threshold(self.threshold)
 
     def run(self, log_posterior, theta0, streams, on_step=None, store=None):
         """Train, and draw from q, see `Method.run`."""
@@ -114,6 +115,7 @@ class VariationalDropout(Method):
         per_epoch = math.ceil(n / batch_size)
         max_epochs = self.max_epochs or max(50, math.ceil(STEPS / per_epoch))
         steps = per_epoch * max_epochs
+        threshold = default_threshold(self.kind) if self.threshold is None else self.threshold
         warm = self.kl_warmup
         warm = int(warm) if isinstance(warm, Integral) else round(warm * max_epochs)
         ascent = ascend(
@@ -125,7 +127,7 @@ class VariationalDropout(Method):
             kl_warmup=warm,
             schedule="linear",
             on_step=on_step,
-            after_epoch=lambda: pruner.sparsity(family.log_alpha(), self.threshold),
+            after_epoch=lambda: pruner.sparsity(family.log_alpha(), threshold),
             store=store,
         )
         curves = ascent.records
@@ -283,6 +285,16 @@ def sparsities(masks: Masks) -> dict[str, float]:
     n = sum(mask.size for mask in masks.values())
     out["all"] = 1.0 - sum(int(mask.sum()) for mask in masks.values()) / n
     return out
+
+
+def default_threshold(kind: str) -> float:
+    """Threshold of log alpha where none is given.
+
+    Single weights: that of Molchanov, Ashukha and Vetrov (2017). A group goes where there is more
+    noise in it than signal. As its bound has no price for keeping a group whose weights are only
+    slightly larger than their noise, 3 would keep many that chance has made so.
+    """
+    return 0.0 if kind == "group" else 3.0
 
 
 def check_threshold(threshold) -> None:
