@@ -42,8 +42,8 @@ class VAEDensityEstimator(
 
     Up to three models are trained: a linear one in closed form (probabilistic PCA, or factor
     analysis), a deep one with a linear path beside it that starts at the closed form, and a deep
-    one. The first of them is kept, unless a later one has a better held-out density by more than two
-    standard errors.
+    one. The first of them is kept, unless a later one has a better held-out density by more than
+    two standard errors.
 
     Parameters
     ----------
