@@ -24,6 +24,9 @@ MOST_DEEP = 10
 START_ROWS = 20_000
 DEFAULT_STEPS = 4000
 REFIT_BELOW = 2000
+FEWEST_FOR_DEEP = 1000
+"""Training rows from which the deep path alone is tried: with fewer its decoded noise can fail far
+from the rows, and too few rows are held out to show it."""
 COMPARE_POINTS = 256
 COMPARE_ROWS = 2000
 
@@ -163,7 +166,10 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
     if prior in ("auto", "normal") and layout.n_real == layout.n_columns:
         noise = e.noise if e.noise != "per_row" else "per_feature"
         out["linear"] = replace(base, hidden=(), linear=True, noise=noise, image_shape=None)
-    return {**out, "deep with linear path": beside, **deep}  # the simplest first
+    out["deep with linear path"] = beside  # the simplest first
+    if problem.split.n >= FEWEST_FOR_DEEP:
+        out["deep"] = base
+    return out
 
 
 def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
