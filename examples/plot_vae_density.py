@@ -22,7 +22,8 @@ from skbayes import VAEDensityEstimator
 
 X, _ = make_moons(600, noise=0.08, random_state=0)
 vae = VAEDensityEstimator((32,), max_epochs=150, refit=False, random_state=0).fit(X)
-alone = VAEDensityEstimator((32,), linear_path=False, max_epochs=150, random_state=0).fit(X)
+alone = VAEDensityEstimator((32,), linear_path=False, max_epochs=150, refit=False, random_state=0)
+alone.fit(X)
 drawn = vae.sample(600, random_state=1)
 
 # %%
