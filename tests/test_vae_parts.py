@@ -201,15 +201,28 @@ def test_discrepancies_see_the_prior(kernel):
         assert abs(near) < 0.2 * far and far > 0.05
 
 
-def test_free_bits_and_beta_change_the_divergence(blobs):
-    params = {**TINY, "max_epochs": 150, "validation_fraction": 0, "patience": 100}
-    kl = {}
-    for name, more in (("plain", {}), ("beta", {"beta": 8.0}), ("free", {"free_bits": 1.0})):
-        vae = VAEDensityEstimator(**params, **more)
-        # with other objectives than the bound the best bound is not what is sought
-        vae.set_params(warm_up=0)
-        kl[name] = vae.fit(blobs[0]).latent_relevance_.sum()
-    assert kl["beta"] < kl["plain"]
+def test_free_bits_and_beta_in_the_loss():
+    model = VAE(Architecture(Layout(3, 0, 0, 0, ()), 2, (4,)))
+    v = torch.as_tensor(np.random.default_rng(0).normal(size=(20, 3)), dtype=torch.float32)
+    eps, share = torch.zeros(1, 20, 2), torch.full((20,), 0.05)
+
+    def value(**options) -> float:
+        return float(OBJECTIVES["elbo"](**options).loss(model, v, eps, share, 1.0)[0].detach())
+
+    fit = value(beta=0.0)
+    kl = value() - fit
+    assert kl > 0 and value(beta=3.0) - fit == pytest.approx(3 * kl, rel=1e-4)
+    assert value(free_bits=50.0) - fit == pytest.approx(100.0, rel=1e-4)
+    assert value(free_bits=1e-9) == pytest.approx(value(), rel=1e-6)
+
+
+def test_beta_lowers_the_divergence(blobs):
+    params = {**TINY, "max_epochs": 100, "validation_fraction": 0, "patience": 100, "warm_up": 0}
+    plain, strong = (
+        VAEDensityEstimator(beta=beta, **params).fit(blobs[0]).latent_relevance_.sum()
+        for beta in (1.0, 8.0)
+    )
+    assert strong < plain
 
 
 def test_convolutions():

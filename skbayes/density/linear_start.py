@@ -23,18 +23,21 @@ class LinearFit(NamedTuple):
     """Of the noise, (d,)."""
 
 
-def fit_linear(covariance: np.ndarray, n_latent: int, per_feature: bool, floor: float) -> LinearFit:
+def fit_linear(
+    covariance: np.ndarray, n_latent: int, per_feature: bool, floor: float, most: float = np.inf
+) -> LinearFit:
     r"""Maximum likelihood of :math:`x = W z + \epsilon` with the given covariance of x.
 
     One variance: the eigenvectors of the covariance (Tipping and Bishop 1999, section 3.2). One per
-    column: expectation maximisation from there (Rubin and Thayer 1982).
+    column: expectation maximisation from there (Rubin and Thayer 1982). Where there are as many
+    latent variables as columns, one variance is at most ``most``.
     """
     d = len(covariance)
     n_latent = min(n_latent, d)
     value, vector = np.linalg.eigh(covariance)
     value, vector = np.maximum(value[::-1], 0.0), vector[:, ::-1]
     rest = value[n_latent:]
-    noise = max(rest.mean() if len(rest) else value[-1] / 2, floor**2)
+    noise = max(rest.mean() if len(rest) else min(value[-1] / 2, most), floor**2)
     size = np.sqrt(np.maximum(value[:n_latent] - noise, 0.0))
     W, psi = vector[:, :n_latent] * size, np.full(d, noise)
     if per_feature:
@@ -76,8 +79,11 @@ def start_linear(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
     real = V[:, :n_real].astype(np.float64)
     center = np.average(real, axis=0, weights=weight)
     covariance = np.cov(real.T, aweights=weight, bias=True).reshape(n_real, n_real)
-    per_feature = spec.noise != "shared"
-    fit = fit_linear(covariance, n_latent, per_feature, spec.floor)
+    if spec.prior == "mixture":
+        # the prior has the shape of the data, which large noise would blur
+        fit = fit_linear(covariance, n_latent, False, spec.floor, most=0.01)
+    else:
+        fit = fit_linear(covariance, n_latent, spec.noise != "shared", spec.floor)
     W, psi = fit
     k = W.shape[1]
     precision = 1.0 + (W**2 / psi[:, None]).sum(0)

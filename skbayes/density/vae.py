@@ -41,9 +41,9 @@ class VAEDensityEstimator(
     .. math:: \log p(x) \ge E_{q(z \mid x)}[\log p(x \mid z)] - KL(q(z \mid x) \,\|\, p(z)).
 
     Up to three models are trained: a linear one in closed form (probabilistic PCA, or factor
-    analysis), a deep one with a linear path beside it that starts at the closed form, and a deep
-    one. The first of them is kept, unless a later one has a better held-out density by more than a
-    standard error.
+    analysis), a deep one with a linear path beside it that starts at the closed form, and, with
+    1,000 training rows or more, a deep one alone. The first of them is kept, unless a later one has
+    a better held-out density by more than two standard errors.
 
     Parameters
     ----------
