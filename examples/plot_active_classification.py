@@ -31,15 +31,15 @@ start[first] = truth[first]
 
 network = BayesianMLPClassifier(
     (20,),
-    method=Ensemble(10, validation_fraction=0, max_epochs=150, learning_rate=0.03),
+    method=Ensemble(8, validation_fraction=0, max_epochs=500, learning_rate=0.05),
     random_state=0,
 )
 learners = {}
 for name in ("random", "bald"):
     learner = ActiveLearner(network, name, random_state=0).fit(X, start)
     accuracy = [learner.score(X, truth)]
-    for _ in range(12):
-        rows = learner.query(2)
+    for _ in range(8):
+        rows = learner.query(3)
         learner.teach(rows, truth[rows])
         accuracy.append(learner.score(X, truth))
     learners[name] = learner, accuracy
@@ -64,7 +64,7 @@ for ax, (name, (learner, _)) in zip(axes, learners.items(), strict=False):
         ax.text(*X[i], str(number), fontsize=5.5, ha="center", va="center", color="w")
     ax.set(title=name, xlim=(-2, 3), ylim=(-1.6, 3))
 for name, (_, accuracy) in learners.items():
-    axes[2].plot(6 + 2 * np.arange(len(accuracy)), accuracy, label=name)
+    axes[2].plot(6 + 3 * np.arange(len(accuracy)), accuracy, label=name)
 axes[2].set(xlabel="labels", ylabel="accuracy on the pool", title="learning curves")
 axes[2].legend()
 plt.show()
