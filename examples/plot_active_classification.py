@@ -18,7 +18,7 @@ from sklearn.datasets import make_moons
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes import ActiveLearner, BayesianMLPClassifier
-from skbayes.inference import Ensemble
+from skbayes.inference import Anchored
 
 warnings.simplefilter("ignore", ConvergenceWarning)
 rng = np.random.default_rng(3)
@@ -31,7 +31,7 @@ start[first] = truth[first]
 
 network = BayesianMLPClassifier(
     (20,),
-    method=Ensemble(8, validation_fraction=0, max_epochs=500, learning_rate=0.05),
+    method=Anchored(10, solver="adam", max_epochs=300),
     random_state=0,
 )
 learners = {}
