@@ -19,17 +19,23 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes import BayesianMLPRegressor
-from skbayes.inference import MAP, SGLD, EnsembleFilter
+from skbayes.inference import SGLD, Ensemble, EnsembleFilter
 
 warnings.simplefilter("ignore", ConvergenceWarning)  # of short chains
 x = np.linspace(-2, 2, 161)[:, None]
 truth = np.sin(5 * x[:, 0]) + 0.5 * x[:, 0] ** 2 - 0.3 * x[:, 0]
 
 methods = {
-    "sgld": SGLD(n_chains=4, n_warmup=10, n_draws=10, n_steps=20, init=MAP(max_epochs=100)),
-    "ensemble_filter": EnsembleFilter(10, max_epochs=150, learning_rate=0.03),
+    "sgld": SGLD(
+        n_chains=8,
+        n_warmup=5,
+        n_draws=5,
+        n_steps=30,
+        init=Ensemble(8, validation_fraction=0, max_epochs=300, learning_rate=0.05),
+    ),
+    "ensemble_filter": EnsembleFilter(10, max_epochs=100, learning_rate=0.05),
 }
-N_REQUESTS, SEEDS = 12, 2
+N_REQUESTS, SEEDS = 8, 2
 
 
 def requests(name, seed):
@@ -70,7 +76,7 @@ for ax, name in zip(axes[1:], methods, strict=True):
     ax.plot(x, draws[:: max(1, len(draws) // 10)].T, color="C0", lw=0.5, alpha=0.6)
     ax.plot(x, truth, "k:", lw=1)
     ax.scatter(x[rows, 0], truth[rows], c=np.arange(len(rows)), cmap="viridis", s=25, zorder=3)
-    ax.set(title=f"{name}: functions, and places asked", ylim=(-2.5, 4))
+    ax.set(title=f"{name}: functions, places", ylim=(-2.5, 4))
 for name, results in runs.items():
     regret = np.mean([found - truth.min() for found, *_ in results], 0)
     seconds = np.mean([result[2] for result in results]) / N_REQUESTS
