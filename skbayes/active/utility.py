@@ -75,7 +75,7 @@ class Acquisition(BaseEstimator):
         ``"random"``, ``"margin"``, ``"entropy"``, ``"least_confident"``, ``"variance"``,
         ``"bald"``, ``"epig"``, ``"core_mse"``, ``"expected_error"``, ``"qbc"``,
         ``"expected_utility"``, see `skbayes.active.acquisition` and `skbayes.active.moments`.
-        ``"auto"`` is the margin for classifiers without draws, and with them ``"AUTO_DRAWS"``;
+        ``"auto"`` is the margin for classifiers without draws, and ``"bald"`` with them;
         for regressors ``"bald"`` where draws and their noise are there, else ``"variance"``.
     n_draws : int or None, default=None
         Draws at most; None are all that there are.
