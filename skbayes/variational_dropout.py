@@ -352,7 +352,9 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(300, 10))
     >>> y = X[:, 0] * X[:, 1] > 0  # the other columns say nothing
-    >>> clf = VariationalDropoutClassifier((20,), max_epochs=300, random_state=0).fit(X, y)
+    >>> clf = VariationalDropoutClassifier(
+    ...     (10,), max_epochs=800, batch_size=300, learning_rate=0.005, random_state=0
+    ... ).fit(X, y)
     >>> bool(clf.score(X, y) > 0.9)
     True
     >>> [int(used) for used in clf.masks_["0.weight"].any(0)]

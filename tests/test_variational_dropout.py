@@ -169,6 +169,38 @@ def test_a_pruned_channel_is_silent():
     assert small[0].out_channels == 2 and small[2].out_channels == 1
 
 
+@pytest.mark.parametrize(
+    "params",
+    [{"kind": "group"}, {"kind": "group", "group_prior": "horseshoe"}, *ALL_KINDS[4:7]],
+    ids=str,
+)
+def test_draws_have_the_moments_that_pruning_goes_by(params):
+    """Means and variances of the weights, and the noise that weights of a group share."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 1, 6, 6)).astype(np.float32)
+    y = X.mean((1, 2, 3)) > 0
+    settings = {**SHORT, "max_epochs": 5, "n_draws": 6000, "dtype": "float64"}
+    if "group" in params.values():
+        settings["init_log_var"] = -3.0
+    clf = VariationalDropoutClassifier(
+        module=Conv, module__n_outputs=2, standardize=False, **settings, **params
+    )
+    clf.fit(X, y).prune(np.inf)
+    adapted, draws = clf.posterior_.adapted, clf.posterior_.unflatten()
+    for name, mean in adapted["weight_mean"].items():
+        var = adapted["weight_var"][name]
+        values = draws[name][0]
+        values = values.swapaxes(1, 2) if name == "out.weight" else values
+        assert np.all(np.abs(values.mean(0) - mean) < 5 * np.sqrt(var / 6000))
+        fourth = ((values - mean) ** 4).mean(0) - var**2
+        assert np.all(np.abs(values.var(0) - var) < 5 * np.sqrt(fourth / 6000) + 1e-12)
+    # weights of the last layer that belong to one input, for the classes' two columns
+    last = draws["out.weight"][0]
+    correlation = np.corrcoef(last[:, 0].T)[0, 1]
+    shared = params.get("correlated", False)
+    assert abs(abs(correlation) - 1) < 1e-6 if shared else abs(correlation) < 1
+
+
 def test_modules_that_are_no_chain():
     X = np.random.default_rng(0).normal(size=(40, 3))
     reg = VariationalDropoutRegressor(module=Branches, kind="group", **SHORT)

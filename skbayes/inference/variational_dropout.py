@@ -187,6 +187,8 @@ class Pruner:
     places : dict of str to tuple
         Where the entries of a parameter lie in theta (start, stop), and whether theta has them
         transposed.
+    blocks : dict of str to int
+        Groups of channels of each layer that see only each other.
     """
 
     def __init__(
@@ -195,8 +197,10 @@ class Pruner:
         sides: dict[str, str],
         chain: bool,
         places: dict[str, tuple[int, int, bool]],
+        blocks: dict[str, int],
     ) -> None:
-        self.shapes, self.sides, self.chain, self.places = shapes, sides, chain, places
+        self.shapes, self.sides, self.chain = shapes, sides, chain
+        self.places, self.blocks = places, blocks
 
     @classmethod
     def of(cls, family: DropoutFamily, network, like) -> Pruner:
@@ -211,13 +215,15 @@ class Pruner:
         places = {
             name: (part.start, part.stop, name in own.flipped) for name, part in own.slices.items()
         }
-        chain = is_chain(module)
+        layers = own.layers.values()
+        blocks = {n: layer.n_blocks for n, layer in zip(family.names, layers, strict=True)}
+        chain = is_chain(module) and set(blocks.values()) == {1}
         if chain:
             try:
                 group_masks(shapes)
             except ValueError:  # something between two layers mixes units
                 chain = False
-        return cls(shapes, sides, chain, places)
+        return cls(shapes, sides, chain, places, blocks)
 
     def masks(self, log_alpha: dict[str, np.ndarray], threshold: float) -> Masks:
         """Weights that are kept, where log alpha is below the threshold and they lead somewhere."""
@@ -238,10 +244,18 @@ class Pruner:
         outputs = {n: keep for n, keep in below.items() if self.sides[n] == "out"}
         if self.chain:
             return group_masks(self.shapes, inputs, outputs)
-        out: Masks = {}
-        for name, shape in self.shapes.items():
-            out.update(group_masks({name: shape}, inputs, outputs))
-        return out
+        return {name: self._own_mask(name, keep) for name, keep in below.items()}
+
+    def _own_mask(self, name: str, keep: np.ndarray) -> np.ndarray:
+        """Mask of a weight by the units that it keeps itself, on its own side."""
+        shape = self.shapes[name]
+        if self.sides[name] == "out":
+            pairs = np.repeat(keep[:, None], shape[1], 1)
+        else:
+            # with groups of channels, an output sees the inputs of its own group only
+            first = np.arange(shape[0]) // (shape[0] // self.blocks[name]) * shape[1]
+            pairs = keep[first[:, None] + np.arange(shape[1])]
+        return np.broadcast_to(pairs.reshape(*pairs.shape, *(1,) * (len(shape) - 2)), shape).copy()
 
     def sparsity(self, log_alpha: dict[str, np.ndarray], threshold: float) -> dict[str, float]:
         """Share of each weight's entries that goes, and of all."""

@@ -429,8 +429,8 @@ class GroupDropout(DropoutFamily):
                 self.groups.sum_by_group(layer, part)
                 for part in (variances[name], means[name] ** 2)
             )
-            with np.errstate(divide="ignore"):
-                out[name] = np.log(noise) - np.log(signal)
+            least = np.finfo(np.float32).tiny  # where there is no signal at all
+            out[name] = np.log(noise.clip(least)) - np.log(signal.clip(least))
         return out
 
 
