@@ -104,15 +104,15 @@ def times(quick: bool) -> dict:
         weights = mean + (0.5 * log_var).exp() * noise.normal(n, width, width, like=x)
         return (weights @ x[:, :, None])[:, :, 0]
 
-    def timed(function) -> float:
-        start = time.perf_counter()
+    def timed(function) -> float:  # of the CPU, since the machine may be busy
+        start = time.process_time()
         torch.autograd.grad(function().square().sum(), (mean, log_var))
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     trick_times, separate_times = [], []
     for _ in range(3 if quick else 7):
         separate_times.append(timed(separate))
-        trick_times.append(min(timed(trick) for _ in range(5)))
+        trick_times.append(statistics.median(timed(trick) for _ in range(5)))
     ratios = [s / t for s, t in zip(separate_times, trick_times, strict=True)]
     return {
         "trick, ms": 1e3 * statistics.median(trick_times),
