@@ -12,13 +12,12 @@ from skbayes.base_classifier import BayesianClassifier
 from skbayes.base_regressor import BayesianRegressor
 from skbayes.inference.variational_dropout import (
     VariationalDropout,
-    check_threshold,
     default_threshold,
     sparsities,
 )
 from skbayes.layers.bits import bit_precision, compression_ratio
 from skbayes.layers.compact import compact
-from skbayes.layers.pruning import Masks, apply_masks
+from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, apply_masks, check_threshold
 from skbayes.layers.sparse import SparseNetwork
 from skbayes.mlp import _MLPMixin
 from skbayes.model.improper_priors import FlatPrior
@@ -158,7 +157,7 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
         check_is_fitted(self, "posterior_")
         if threshold is None:
             threshold = default_threshold(self.kind)
-        check_threshold(threshold)
+        check_threshold(threshold, BY_LOG_ALPHA)
         posterior = self.posterior_
         self.threshold_ = threshold
         adapted: dict[str, Any] = posterior.adapted

@@ -153,20 +153,49 @@ def test_which_layers_are_converted():
             return self.attention(x[:, None], x[:, None], x[:, None])[0][:, 0]
 
     net, x = Net(), torch.zeros(2, 3)
-    assert layers_of(net, x) == {"once"}
+    assert layers_of(net, x) == ["once"]
     converted = convert(net, Noise(0, CPU), {"once"})
     assert isinstance(converted.once, VariationalLayer)
     assert isinstance(convert(nn.Linear(2, 1), Noise(0, CPU), {""}), VariationalLayer)
 
 
 def test_chains():
-    assert is_chain(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)))
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    assert is_chain(net, ["0", "3"])
+    assert not is_chain(net, ["3", "0"])
+    assert not is_chain(net, ["0"])  # the other carries no noise
+    assert is_chain(nn.Linear(2, 1), [""])
 
-    class Residual(nn.Linear):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+
         def forward(self, x):
-            return x + super().forward(x)
+            x = self.a(x)
+            return self.c(x + self.b(x))
 
-    assert not is_chain(nn.Sequential(nn.ReLU(), Residual(2, 2)))
+    assert not is_chain(Residual(), ["a", "b", "c"])
+    mixed = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+    assert not is_chain(mixed, ["0", "2"])
+
+
+class Backwards(nn.Module):
+    """Parts in another order than that of the calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.second, self.first = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+def test_order_of_layers_is_that_of_calls():
+    net = Backwards()
+    assert layers_of(net, torch.zeros(2, 3)) == ["first", "second", "out"]
+    assert is_chain(net, ["first", "second", "out"])
+    assert not is_chain(net, ["out", "second", "first"])
 
 
 def test_fast_sum_of_molchanovs_divergence():

@@ -334,6 +334,7 @@ def test_nothing_is_drawn_from_an_improper_prior(name):
     [
         ScaleMixturePrior(weight=1.0),
         ScaleMixturePrior(narrow=0.0),
+        ScaleMixturePrior(narrow=2.0),
         SpikeAndSlabPrior(weight="half"),
         SpikeAndSlabPrior(temperature=-1.0),
         LearnedMixturePrior(n_components=0),

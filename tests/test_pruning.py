@@ -19,6 +19,7 @@ from skbayes.layers.pruning import (
     local_masks,
     sparsity,
 )
+from skbayes.layers.signal_to_noise import signal_to_noise_masks
 from skbayes.layers.sparse import SparseNetwork
 
 
@@ -180,6 +181,17 @@ def test_constant_channel_before_zero_padding_stays(bias):
     torch.testing.assert_close(small(x), net(x), rtol=1e-6, atol=1e-6)
 
 
+def test_sum_over_a_window_is_no_average():
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.ReLU(), nn.AvgPool2d(2, divisor_override=1), nn.Conv2d(3, 2, 2)
+    )
+    with torch.no_grad():
+        net[0].weight[1] = 0.0
+        net[0].bias[1] = 0.7
+    x = rows((1, 8, 8))
+    torch.testing.assert_close(compact(net)(x), net(x), rtol=1e-6, atol=1e-6)
+
+
 def test_network_that_cannot_be_traced():
     class Branches(nn.Module):
         def forward(self, x):
@@ -336,3 +348,24 @@ def test_compression_ratio_with_biases_and_index():
     assert compression_ratio({"w": np.zeros(3, dtype=bool)}) == np.inf
     with pytest.raises(ValueError, match="index_bits=-1"):
         compression_ratio(masks, index_bits=-1)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), "3", None, True])
+def test_masks_name_a_bad_threshold(threshold):
+    with pytest.raises(ValueError, match="threshold=.* is not allowed; it must be a number that"):
+        local_masks({"w": np.zeros(2)}, threshold)
+    with pytest.raises(ValueError, match="threshold=.* is not allowed; it must be a number that"):
+        signal_to_noise_masks(None, threshold)
+
+
+def test_other_bad_arguments_are_named():
+    mask = {"w": np.ones(3, dtype=bool)}
+    for name, value in [("index_bits", "a"), ("index_bits", 1.5), ("full_bits", 0)]:
+        with pytest.raises(ValueError, match=f"{name}=.* is not allowed; it must be an integer"):
+            compression_ratio(mask, **{name: value})
+    with pytest.raises(ValueError, match="sparse_below='a' is not allowed"):
+        SparseNetwork(mlp(), sparse_below="a")
+    with pytest.raises(ValueError, match="there must be an entry"):
+        sparsity({})
+    with pytest.raises(ValueError, match="needs the posterior of VI"):
+        signal_to_noise_masks(mlp())

@@ -83,7 +83,7 @@ def test_thresholds_can_be_tried(products, sparse_fit):
     assert kept[-3.0] < kept[3.0] < kept[np.inf] == 110, kept
     assert reg.sparsity_["all"] == 0.0 and reg.compression_ratio_.pruning == 1.0
     np.testing.assert_allclose(reg.prune(3.0).predict_proba(X), proba, rtol=1e-12)
-    for bad in ("3", np.nan, True):
+    for bad in ([3], "3", np.nan, True):
         with pytest.raises(ValueError, match="threshold"):
             reg.prune(bad)
 
@@ -278,3 +278,48 @@ def test_callbacks_and_interruption(products):
         reg.fit(X, y)
     assert reg.n_iter_ == 5 and len(reg.history_) == 4 and "train_loss" in reg.history_[0]
     assert np.isfinite(reg.predict(X)).all()
+
+
+class Backwards(nn.Module):
+    """Square layers, in another order than that of their calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.first = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "group"])
+def test_pruning_follows_the_calls_of_layers(kind):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    y = np.arange(60) % 4
+    clf = VariationalDropoutClassifier(module=Backwards, kind=kind, **SHORT).fit(X, y)
+    assert list(clf.masks_) == ["first.weight", "second.weight"]
+    kept = np.array([True, True, False, True])
+    if kind == "sparse":  # unit 2 leads nowhere
+        clf.log_alpha_ = {n: np.zeros((4, 4)) for n in clf.log_alpha_}
+        clf.log_alpha_["second.weight"][:, 2] = 9.0
+    else:
+        clf.log_alpha_ = {n: np.zeros(4) for n in clf.log_alpha_}
+        clf.log_alpha_["second.weight"][2] = 9.0
+    clf.prune(3.0)
+    np.testing.assert_array_equal(clf.masks_["first.weight"], np.repeat(kept[:, None], 4, 1))
+    np.testing.assert_array_equal(clf.masks_["second.weight"], np.repeat(kept[None], 4, 0))
+    assert clf.to_module()[0].out_features == 3
+
+
+def test_smaller_network_leaves_torchs_random_state_alone():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 1, 6, 6)).astype(np.float32)
+    clf = VariationalDropoutClassifier(module=Conv(norm="batch"), **SHORT).fit(X, np.arange(30) % 3)
+    before = torch.get_rng_state()
+    clf.prune(-1.0).to_module()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_message_of_a_rate_of_zero():
+    with pytest.raises(ValueError, match="rate=0 is not allowed; .* over 0, at most 0.5"):
+        VariationalDropoutClassifier(rate=0).fit(np.eye(4), [0, 1, 0, 1])

@@ -97,7 +97,7 @@ class Method(BaseEstimator):
             what = "an integer" if kind is Integral else "a finite number"
             span = f"{'over' if above else '>='} {low}"
             if high is not None:
-                span = f"between {low} and {high}"
+                span = f"over {low}, at most {high}" if above else f"between {low} and {high}"
             extra = "".join(f", or {other!r}" for other in or_in)
             raise ValueError(
                 f"{type(self).__name__}: {name}={value!r} is not allowed; "

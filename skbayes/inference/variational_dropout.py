@@ -22,7 +22,7 @@ from skbayes.layers.dropout_families import (
 from skbayes.layers.groups import is_chain
 from skbayes.layers.objective import Objective
 from skbayes.layers.passes import VariationalNetwork
-from skbayes.layers.pruning import Masks, group_masks, local_masks
+from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, check_threshold, group_masks, local_masks
 from skbayes.layers.variational import Noise
 from skbayes.posterior import Posterior
 
@@ -96,7 +96,7 @@ class VariationalDropout(Method):
         else:
             self._require("kl_warmup", kind=Real, low=0, high=1)
         if self.threshold is not None:
-            check_threshold(self.threshold)
+            check_threshold(self.threshold, BY_LOG_ALPHA)
 
     def run(self, log_posterior, theta0, streams, on_step=None, store=None):
         """Train, and draw from q, see `Method.run`."""
@@ -181,11 +181,11 @@ class Pruner:
     Parameters
     ----------
     shapes : dict of str to tuple of int
-        Of the weights as the module has them, by their names.
+        Of the weights as the module has them, by their names, in the order of their layers' calls.
     sides : dict of str to {"weight", "in", "out", "layer"}
         What a rate of each weight belongs to.
     chain : bool
-        Whether each layer's outputs are the inputs of the next, and go nowhere else.
+        Whether the units of each layer are the inputs of the next, and go nowhere else.
     places : dict of str to tuple
         Where the entries of a parameter lie in theta (start, stop), and whether theta has them
         transposed.
@@ -219,12 +219,7 @@ class Pruner:
         }
         layers = own.layers.values()
         blocks = {n: layer.n_blocks for n, layer in zip(family.names, layers, strict=True)}
-        chain = is_chain(module) and set(blocks.values()) == {1}
-        if chain:
-            try:
-                group_masks(shapes)
-            except ValueError:  # something between two layers mixes units
-                chain = False
+        chain = is_chain(module, list(own.layers)) and set(blocks.values()) == {1}
         return cls(shapes, sides, chain, places, blocks)
 
     def masks(self, log_alpha: dict[str, np.ndarray], threshold: float) -> Masks:
@@ -295,13 +290,3 @@ def default_threshold(kind: str) -> float:
     has made as large as their noise, one in ten or twenty, and these must not count as needed.
     """
     return -1.5 if kind == "group" else 3.0
-
-
-def check_threshold(threshold) -> None:
-    """Raise unless it is a number that log alpha can be compared with."""
-    good = isinstance(threshold, Real) and not isinstance(threshold, bool | np.bool_)
-    if not good or np.isnan(threshold):
-        raise ValueError(
-            f"threshold={threshold!r} is not allowed; it must be a number that log alpha is "
-            "compared with (infinity removes nothing)."
-        )

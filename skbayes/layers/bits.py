@@ -20,6 +20,7 @@ bits for the size, which all layers share (none if no weight exceeds one half).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def compression_ratio(
     Raises
     ------
     ValueError
-        If ``index_bits`` is negative.
+        If ``index_bits`` is no integer >= 0, or ``full_bits`` none >= 1.
 
     Examples
     --------
@@ -165,8 +166,8 @@ def compression_ratio(
     >>> compression_ratio(mask, {"w": 8}, index_bits=2)  # distances 1 and 5: one zero between
     8.533333333333333
     """
-    if index_bits < 0:
-        raise ValueError(f"index_bits={index_bits!r} is not allowed; it must be at least 0.")
+    _check_bits("index_bits", index_bits, 0)
+    _check_bits("full_bits", full_bits, 1)
     bits = {} if bits is None else bits
     whole = kept = 0
     for name, mask in masks.items():
@@ -174,6 +175,13 @@ def compression_ratio(
         stored = int(np.sum(mask)) + (_fillers(mask, index_bits) if index_bits else 0)
         kept += stored * (bits.get(name, full_bits) + index_bits)
     return whole / kept if kept else float("inf")
+
+
+def _check_bits(name: str, value, least: int) -> None:
+    """Raise unless a number of bits is one."""
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    if not good or value < least:
+        raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= {least}.")
 
 
 def _fillers(mask: np.ndarray, index_bits: int) -> int:

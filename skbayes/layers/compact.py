@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import skip_init  # leaves the global random state of torch alone
 
 from skbayes.layers import unit_steps
 
@@ -67,13 +68,7 @@ def compact(module: nn.Module) -> nn.Module:
       (2): Linear(in_features=1, out_features=1, bias=True)
     )
     """
-    try:
-        traced = fx.symbolic_trace(copy.deepcopy(module).eval())
-    except Exception as error:
-        raise ValueError(
-            f"{type(module).__name__} cannot be traced by torch.fx ({error}), so there is no "
-            "smaller network of it; its forward must not branch on values."
-        ) from error
+    traced = _trace(module)
     modules = dict(traced.named_modules())
     with torch.no_grad():
         layers = _layers(traced.graph, modules)
@@ -88,6 +83,41 @@ def compact(module: nn.Module) -> nn.Module:
     traced.delete_all_unused_submodules()
     chain = _sequential(traced)
     return traced.eval() if chain is None else chain
+
+
+def layer_links(module: nn.Module) -> list[tuple[str, str | None]]:
+    """Name each linear and convolution layer, in the order of calls, and the one it leads to.
+
+    None where units of a layer cannot be removed: they go to several places, are mixed with each
+    other on the way, or are the outputs. Layers that are called twice are listed twice.
+
+    Raises
+    ------
+    ValueError
+        If the module cannot be traced.
+    """
+    traced = _trace(module)
+    modules = dict(traced.named_modules())
+    links = {
+        layer.node: None if layer.below is None else str(layer.below.node.target)
+        for layer in _layers(traced.graph, modules)
+    }
+    return [
+        (str(node.target), links.get(node))
+        for node in traced.graph.nodes
+        if node.op == "call_module" and isinstance(modules[str(node.target)], LAYERS)
+    ]
+
+
+def _trace(module: nn.Module) -> fx.GraphModule:
+    """A copy of a module with its graph, in evaluation mode."""
+    try:
+        return fx.symbolic_trace(copy.deepcopy(module).eval())
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} cannot be traced by torch.fx ({error}), so there is no "
+            "smaller network of it; its forward must not branch on values."
+        ) from error
 
 
 class Select(nn.Module):
@@ -260,9 +290,10 @@ def _rebuild(layer: _Layer, traced: fx.GraphModule, modules: dict[str, nn.Module
     n_out, n_in = weight.shape[:2]
     new: nn.Module
     if isinstance(old, nn.Linear):
-        new = nn.Linear(n_in, n_out, has_bias, device, dtype)
+        new = skip_init(nn.Linear, n_in, n_out, has_bias, device=device, dtype=dtype)
     else:
-        new = type(old)(
+        new = skip_init(
+            type(old),
             n_in,
             n_out,
             old.kernel_size,  # type: ignore[arg-type]

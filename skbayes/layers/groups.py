@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from skbayes.layers.compact import LAYERS, layer_links
 from skbayes.layers.passes import VariationalNetwork
 
 
@@ -90,13 +91,23 @@ class Groups:
         return np.bincount(self._own[name].ravel(), values.ravel(), minlength=size)
 
 
-def is_chain(module: nn.Module) -> bool:
-    """Whether what each part of a module gives goes to the next one only.
+def is_chain(module: nn.Module, names: Sequence[str]) -> bool:
+    """Whether layers are a module's only ones, and the units of each the inputs of the next.
 
-    False also where `torch.fx` cannot follow it.
+    What is between two of them must act on each unit by itself, see `skbayes.layers.unit_steps`.
+    False also where `torch.fx` cannot follow the module.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The module.
+    names : sequence of str
+        Names of the layers, in the order of their calls.
     """
+    if isinstance(module, LAYERS):
+        return list(names) == [""]
     try:
-        graph = fx.symbolic_trace(module).graph
-    except Exception:
+        links = layer_links(module)
+    except ValueError:
         return False
-    return all(len(node.all_input_nodes) <= 1 and len(node.users) <= 1 for node in graph.nodes)
+    return links == list(zip(names, [*names[1:], None], strict=True))

@@ -38,7 +38,7 @@ class VariationalNetwork:
     Attributes
     ----------
     layers : dict of str to VariationalLayer
-        By the names of the parts that they stand for.
+        By the names of the parts that they stand for, in the order of their calls.
     names : list of str
         Names of the parameters in the module, in the order of theta.
     slices : dict of str to slice
@@ -74,9 +74,9 @@ class VariationalNetwork:
             name: slice(int(stop - size), int(stop))
             for name, stop, size in zip(self.names, stops, self._sizes, strict=True)
         }
-        names = {
+        names = [
             name for name in layers_of(module, rows) if f"{name}.weight".lstrip(".") in self.slices
-        }
+        ]
         self._frozen_bias = {  # biases that are not inferred
             name: part.bias.detach()
             for name, part in module.named_modules()
@@ -84,12 +84,9 @@ class VariationalNetwork:
             and part.bias is not None
             and f"{name}.bias".lstrip(".") not in self.slices
         }
-        self.module = convert(module, noise, names)
-        self.layers = {
-            name: part
-            for name, part in self.module.named_modules()
-            if isinstance(part, VariationalLayer)
-        }
+        self.module = convert(module, noise, set(names))
+        parts = dict(self.module.named_modules())
+        self.layers: dict[str, VariationalLayer] = {name: parts[name] for name in names}  # type: ignore[misc]
         for layer in self.layers.values():
             layer.estimator = "mean" if estimator == "weight" else estimator
         mine = {f"{name}.{kind}".lstrip(".") for name in names for kind in ("weight", "bias")}

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import nn
 
 Masks = dict[str, np.ndarray]
+
+BY_LOG_ALPHA = "log alpha is compared with (infinity removes nothing)"
+"""For `check_threshold`."""
 
 
 def local_masks(log_alpha: Mapping[str, np.ndarray], threshold: float = 3.0) -> Masks:
@@ -37,8 +41,31 @@ def local_masks(log_alpha: Mapping[str, np.ndarray], threshold: float = 3.0) -> 
     Returns
     -------
     dict of str to ndarray of bool
+
+    Raises
+    ------
+    ValueError
+        If the threshold is no number.
     """
+    check_threshold(threshold, BY_LOG_ALPHA)
     return {name: np.asarray(values) < threshold for name, values in log_alpha.items()}
+
+
+def check_threshold(threshold, what: str) -> None:
+    """Raise unless a threshold is a number, perhaps infinite, that something can be held against.
+
+    Parameters
+    ----------
+    threshold : object
+        Whatever it is.
+    what : str
+        The message's end: "it must be a number that ...".
+    """
+    good = isinstance(threshold, Real) and not isinstance(threshold, bool | np.bool_)
+    if not good or np.isnan(threshold):
+        raise ValueError(
+            f"threshold={threshold!r} is not allowed; it must be a number that {what}."
+        )
 
 
 def group_masks(
@@ -121,8 +148,16 @@ def layer_sparsity(masks: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def sparsity(masks: Mapping[str, np.ndarray]) -> float:
-    """Fraction of all entries that is removed."""
+    """Fraction of all entries that is removed.
+
+    Raises
+    ------
+    ValueError
+        If there are no entries.
+    """
     n = sum(mask.size for mask in masks.values())
+    if not n:
+        raise ValueError(f"masks={masks!r} is not allowed; there must be an entry.")
     return 1.0 - sum(int(mask.sum()) for mask in masks.values()) / n
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from skbayes.layers.pruning import check_threshold
+
 
 def signal_to_noise(posterior) -> dict[str, np.ndarray]:
     r"""Mean over deviation of every weight, as a network's module has them.
@@ -26,7 +28,7 @@ def signal_to_noise(posterior) -> dict[str, np.ndarray]:
     ValueError
         If the posterior has no deviations of weights.
     """
-    adapted = posterior.adapted
+    adapted = getattr(posterior, "adapted", {})
     std = adapted.get("std")
     if std is None or "mean" not in adapted or not np.all(std > 0):
         raise ValueError(
@@ -69,7 +71,13 @@ def signal_to_noise_masks(posterior, threshold: float = 0.83) -> dict[str, np.nd
     dict of str to ndarray of bool
         True where a weight is kept, by the names of the weights (not of the biases), as the
         functions of `skbayes.layers.pruning` take masks.
+
+    Raises
+    ------
+    ValueError
+        If the posterior has no deviations of weights, or the threshold is no number.
     """
+    check_threshold(threshold, "the mean over the deviation is compared with (zero keeps all)")
     return {
         name: ratio >= threshold
         for name, ratio in signal_to_noise(posterior).items()

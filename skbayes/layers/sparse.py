@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 
 import numpy as np
 import scipy.sparse as sp
@@ -62,10 +63,7 @@ class SparseNetwork:
     """
 
     def __init__(self, module: nn.Module, sparse_below: float = 0.125) -> None:
-        if not 0.0 <= sparse_below <= 1.0:
-            raise ValueError(
-                f"sparse_below={sparse_below!r} is not allowed; it must be between 0 and 1."
-            )
+        _check_share(sparse_below)
         small = compact(module).cpu()
         if not isinstance(small, nn.Sequential):
             raise ValueError(
@@ -135,6 +133,14 @@ class SparseNetwork:
             return units.T
         with torch.no_grad():
             return self.after(torch.from_numpy(np.ascontiguousarray(units.T))).numpy()
+
+
+def _check_share(sparse_below) -> None:
+    """Raise unless it is a number between 0 and 1."""
+    if not isinstance(sparse_below, Real) or not 0.0 <= float(sparse_below) <= 1.0:
+        raise ValueError(
+            f"sparse_below={sparse_below!r} is not allowed; it must be a number between 0 and 1."
+        )
 
 
 def _linear_part(steps: list[nn.Module]) -> tuple[int, int]:

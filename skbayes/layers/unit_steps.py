@@ -134,6 +134,8 @@ def value_of_constant(node: fx.Node, modules: dict[str, nn.Module], value: Tenso
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, nn.AvgPool1d | nn.AvgPool2d) and _any_padding(module.padding):
             return torch.where(value == 0.0, value, torch.nan)
+        if isinstance(module, nn.AvgPool2d) and module.divisor_override is not None:
+            return torch.where(value == 0.0, value, torch.nan)  # it is no average
         return value
     if kind == "flatten":
         return value

@@ -207,8 +207,8 @@ def convert(module: nn.Module, noise: Noise, names: set[str]) -> nn.Module:
     return module
 
 
-def layers_of(module: nn.Module, x: Tensor) -> set[str]:
-    """Names of the layers that `convert` can replace.
+def layers_of(module: nn.Module, x: Tensor) -> list[str]:
+    """Names of the layers that `convert` can replace, in the order of their calls.
 
     Those that are called exactly once in a pass and share their weights with no other part. Of a
     layer that is called several times (a recurrence) the outputs must belong to the same weights.
@@ -233,10 +233,9 @@ def layers_of(module: nn.Module, x: Tensor) -> set[str]:
         )
         # derived classes may use their weights in other ways
         if type(part) in KINDS and not shared:
-            calls[name] = 0
 
             def count(*_, name=name):
-                calls[name] += 1
+                calls[name] = calls.get(name, 0) + 1
 
             hooks.append(part.register_forward_pre_hook(count))
     try:
@@ -245,7 +244,7 @@ def layers_of(module: nn.Module, x: Tensor) -> set[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return {name for name, number in calls.items() if number == 1}
+    return [name for name, number in calls.items() if number == 1]
 
 
 def noisy(mean: Tensor, var: Tensor, noise: Noise) -> Tensor:

@@ -29,14 +29,14 @@ class ScaleMixturePrior(Prior):
     scale : float, default=1.0
         Deviation s of the wide normal.
     narrow : float, default=0.0025
-        Deviation of the narrow normal, as a part kappa of the wide one's.
+        Deviation of the narrow normal, as a part kappa of the wide one's, below one.
     weight : float, default=0.5
         Probability pi of the wide normal.
     fan_in : bool, default=False
         Whether the scale of a layer's weights falls with the root of its fan-in.
     """
 
-    _own_checks: ClassVar = ("weight",)
+    _own_checks: ClassVar = ("narrow", "weight")
 
     def __init__(self, scale=1.0, narrow=0.0025, weight=0.5, fan_in=False):
         self.scale = scale
@@ -46,7 +46,7 @@ class ScaleMixturePrior(Prior):
 
     def build(self, network, mean_squared_norm=None):
         """Tie the prior to a network, see `Prior.build`."""
-        check_probability(self, "weight")
+        check_fractions(self, "narrow", "weight")
         scales = self._scales(network, mean_squared_norm)
         return BoundScaleMixture(network, scales, float(self.narrow), float(self.weight))
 
@@ -71,7 +71,7 @@ class SpikeAndSlabPrior(Prior):
     scale : float, default=1.0
         Deviation s of the slab.
     narrow : float, default=0.01
-        Deviation of the spike, as a part kappa of the slab's.
+        Deviation of the spike, as a part kappa of the slab's, below one.
     weight : float, default=0.5
         Probability pi of the slab.
     temperature : float, default=0.3
@@ -80,7 +80,7 @@ class SpikeAndSlabPrior(Prior):
         Whether the scale of a layer's weights falls with the root of its fan-in.
     """
 
-    _own_checks: ClassVar = ("weight",)
+    _own_checks: ClassVar = ("narrow", "weight")
 
     def __init__(self, scale=1.0, narrow=0.01, weight=0.5, temperature=0.3, fan_in=True):
         self.scale = scale
@@ -91,7 +91,7 @@ class SpikeAndSlabPrior(Prior):
 
     def build(self, network, mean_squared_norm=None):
         """Tie the prior to a network, see `Prior.build`."""
-        check_probability(self, "weight")
+        check_fractions(self, "narrow", "weight")
         scales = self._scales(network, mean_squared_norm)
         shape = float(self.narrow), float(self.weight), float(self.temperature)
         return BoundSpikeAndSlab(network, scales, *shape)
@@ -142,14 +142,16 @@ class LearnedMixturePrior(Prior):
         return BoundLearnedMixture(network, scales, int(k), float(self.spread))
 
 
-def check_probability(prior: Prior, name: str) -> None:
-    """Raise unless a parameter lies between zero and one."""
-    value = getattr(prior, name)
-    good = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
-    if not good or not 0.0 < value < 1.0:
-        raise ValueError(
-            f"{type(prior).__name__}: {name}={value!r} is not allowed; it must lie between 0 and 1."
-        )
+def check_fractions(prior: Prior, *names: str) -> None:
+    """Raise unless parameters lie between zero and one."""
+    for name in names:
+        value = getattr(prior, name)
+        good = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+        if not good or not 0.0 < value < 1.0:
+            raise ValueError(
+                f"{type(prior).__name__}: {name}={value!r} is not allowed; it must lie between 0 "
+                "and 1."
+            )
 
 
 class BoundScaleMixture(BoundPrior):
