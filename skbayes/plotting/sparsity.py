@@ -79,7 +79,7 @@ class LayerWeightsDisplay:
         mean, var = (final.posterior_.adapted[n] for n in ("weight_mean", "weight_var"))
         display = cls(
             weights={n: mean[n] for n in names},
-            log_alpha={n: np.log(var[n] + TINY) - np.log(mean[n] ** 2 + TINY) for n in names},
+            log_alpha={n: _of_weights(final.log_alpha_[n], mean[n], var[n]) for n in names},
             masks={n: final.masks_[n] for n in names},
             threshold=final.threshold_,
         )
@@ -189,6 +189,13 @@ class SparsityCurveDisplay:
         self.ax_.set(xlabel="epoch", ylabel="weights removed (%)", ylim=(-2, 102))
         self.ax_.legend(frameon=False)
         return self
+
+
+def _of_weights(log_alpha: np.ndarray, mean: np.ndarray, var: np.ndarray) -> np.ndarray:
+    """Rates of each weight: those of the estimator, or, where its are of units, by the moments."""
+    if np.shape(log_alpha) == mean.shape:
+        return log_alpha
+    return np.log(var + TINY) - np.log(mean**2 + TINY)
 
 
 def _flat(weight: np.ndarray) -> np.ndarray:
