@@ -65,10 +65,10 @@ def test_many_rows(monkeypatch):
 
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize(
-    ("n", "steps", "epochs"), [(10_000, 15_000, None), (10_240, 15_000, 1500), (10_240, 50, 20)]
+    ("n", "steps", "epochs"), [(10_000, 12_000, None), (10_240, 12_000, 1200), (10_240, 50, 20)]
 )
 def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
-    """15,000 steps of 1,024 rows, at least 20 epochs; no more than usual where weights are many."""
+    """12,000 steps of 1,024 rows, at least 20 epochs; no more than usual where weights are many."""
     chosen = []
     monkeypatch.setattr(
         "skbayes.base.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=1)

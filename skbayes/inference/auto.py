@@ -17,7 +17,7 @@ from skbayes.model.likelihoods import Normal
 MOST_ROWS = 10_000  # up to which chains take a minute or two on one core
 MOST_PARAMS = 20_000  # of theta, each draw of which is kept
 MANY_ROWS = 10_000  # from which 20 epochs leave networks far from their modes
-LONG_STEPS, BATCH = 15_000, 1024  # of Adam then, for half as many members
+LONG_STEPS, BATCH = 12_000, 1024  # of Adam then, for half as many members
 SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.01}
 
 
@@ -40,7 +40,7 @@ def choose(log_posterior) -> Method:
 
     *All else*: the `Anchored` ensemble, whose members are nearly draws from the posterior. With
     more than 10,000 rows and at most 20,000 parameters it has 8 members in place of 16, takes
-    15,000 steps of 1,024 rows, and has a larger rate: there the members' spread is small, and what
+    12,000 steps of 1,024 rows, and has a larger rate: there the members' spread is small, and what
     matters is that each of them fits well.
 
     Parameters
