@@ -164,7 +164,7 @@ class AnswersMixin:
 
         Returns
         -------
-        ndarray of shape (n_samples, n_latent_)
+        ndarray of shape (n_samples, `n_latent_`)
         """
         return self._encode(X)[0]
 
@@ -200,12 +200,12 @@ class AnswersMixin:
 
         Parameters
         ----------
-        Z : array-like of shape (n_samples, n_latent_)
+        Z : array-like of shape (n_samples, `n_latent_`)
             Latent variables in the order of `transform`.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features_in_)
+        ndarray of shape (n_samples, `n_features_in_`)
             Means; of categories the most probable.
         """
         check_is_fitted(self, "_weights")
@@ -226,7 +226,7 @@ class AnswersMixin:
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features_in_)
+        ndarray of shape (n_samples, `n_features_in_`)
         """
         return self.inverse_transform(self.transform(X))
 
@@ -242,7 +242,7 @@ class AnswersMixin:
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features_in_)
+        ndarray of shape (n_samples, `n_features_in_`)
             In the units of X; constant columns have their value.
         """
         check_is_fitted(self, "_weights")
@@ -271,7 +271,7 @@ class AnswersMixin:
 
         Returns
         -------
-        ndarray of shape (n_samples, n_samples_X, n_latent_)
+        ndarray of shape (n_samples, n_samples_X, `n_latent_`)
             In the order of `transform`.
         """
         check_count("n_samples", n_samples)

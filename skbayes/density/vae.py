@@ -129,9 +129,9 @@ class VAEDensityEstimator(
     ----------
     n_latent_ : int
         Number of latent variables.
-    latent_relevance_ : ndarray of shape (n_latent_,)
+    latent_relevance_ : ndarray of shape (`n_latent_`,)
         Mean divergence of each latent variable in nats, largest first, the order of `transform`.
-    noise_std_ : ndarray of shape (n_features_in_,)
+    noise_std_ : ndarray of shape (`n_features_in_`,)
         Noise of real columns in the units of X (at the mean of z for "per_row"); NaN elsewhere.
     candidates_ : dict
         Mean held-out log density of the models tried, in standardised units, by name.
@@ -145,7 +145,7 @@ class VAEDensityEstimator(
         Steps of the kept model.
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where X had some.
 
     References
