@@ -167,7 +167,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             store = Checkpoint(checkpoint, name)
         posterior = self._run(method, data, theta0, seed, state=state, checkpoint=store)
         if posterior.state is not None:
-            posterior.state.update(data=print_of_data, shape=X.shape)
+            posterior.state["data"] = print_of_data
         self._reservoir = None  # partial_fit goes on with what it has seen itself
         self._store(posterior, data.inside, seed)
         for name in ("log_evidence", "elbo"):

@@ -138,7 +138,7 @@ class StreamingMixin(BaseEstimator):
         if again:
             _put_before(self.posterior_, posterior, n_draws)
         if posterior.state is not None:
-            posterior.state.update(data=None, shape=data.X.shape)
+            posterior.state["data"] = None
         self._reservoir, self._weight_seen = kept, data.target.total_weight
         self._store(posterior, data.inside, seed)
         self._warn()

@@ -13,11 +13,10 @@ from skbayes.base_regressor import BayesianRegressor
 from skbayes.inference.variational_dropout import (
     VariationalDropout,
     default_threshold,
-    sparsities,
 )
 from skbayes.layers.bits import bit_precision, compression_ratio
 from skbayes.layers.compact import compact
-from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, apply_masks, check_threshold
+from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, apply_masks, check_threshold, sparsity
 from skbayes.layers.sparse import SparseNetwork
 from skbayes.mlp import _MLPMixin
 from skbayes.model.improper_priors import FlatPrior
@@ -167,7 +166,7 @@ class _VariationalDropout(_ModuleMixin, _MLPMixin):
         if self._draws.shape[2] > len(keep):  # statistics of batch normalisation
             keep = np.append(keep, np.ones(self._draws.shape[2] - len(keep), dtype=bool))
         posterior.draws = np.where(keep, self._draws, self._draws.dtype.type(0))
-        self.sparsity_ = sparsities(self.masks_)
+        self.sparsity_ = sparsity(self.masks_)
         means, variances = adapted["weight_mean"], adapted["weight_var"]
         self.bit_precision_: dict[str, int] = bit_precision(means, variances, self.masks_)
         self.compression_ratio_ = Compression(

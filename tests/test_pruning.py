@@ -15,7 +15,6 @@ from skbayes.layers.pruning import (
     apply_masks,
     bias_masks,
     group_masks,
-    layer_sparsity,
     local_masks,
     sparsity,
 )
@@ -274,10 +273,9 @@ def test_sparse_network_of_what_is_no_chain():
 def test_masks_by_hand():
     masks = local_masks({"0.weight": np.array([[2.9, 3.0], [-8.0, 8.0]])})
     np.testing.assert_array_equal(masks["0.weight"], [[True, False], [True, False]])
-    assert sparsity(masks) == 0.5
+    assert sparsity(masks)["all"] == 0.5
     masks["2.weight"] = np.ones((1, 2), dtype=bool)
-    assert layer_sparsity(masks) == {"0.weight": 0.5, "2.weight": 0.0}
-    assert sparsity(masks) == pytest.approx(1 / 3)
+    assert sparsity(masks) == pytest.approx({"0.weight": 0.5, "2.weight": 0.0, "all": 1 / 3})
 
 
 def test_group_masks_by_hand():

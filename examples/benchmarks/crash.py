@@ -36,14 +36,14 @@ def fit(folder: Path | None, n_draws: int, n_jobs: int, every: float) -> None:
     """What the child process does; its last line is a JSON object."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     checkpoint.SAVE_EVERY = every
-    write, seconds = checkpoint.write_atomically, []
+    write, seconds = checkpoint.write, []
 
     def timed(*args) -> None:
         begin = time.perf_counter()
         write(*args)
         seconds.append(time.perf_counter() - begin)
 
-    checkpoint.write_atomically = timed
+    checkpoint.write = timed
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 5))
     y = np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2] + 0.3 * rng.normal(size=300)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from skbayes.inference.checkpoint import SAVE_EVERY, write_atomically
-
-FORMAT = 1
-"""Version of the file's layout."""
+from skbayes.inference.checkpoint import SAVE_EVERY, UNREADABLE, read, write
 
 
 class AscentStore:
@@ -51,13 +46,9 @@ class AscentStore:
         if not self.path.exists():
             return None
         try:
-            with self.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            record = json.loads(str(arrays.pop("json")))
-            if (record["format"], record["fingerprint"]) != (FORMAT, self.fingerprint):
-                raise ValueError("it is of another run or version")
+            record, arrays = read(self.path, self.fingerprint)
             return record["numbers"], arrays
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             reason = str(error) or type(error).__name__
             self.problems.append(f"The checkpoint file {self.path} is ignored: {reason}.")
             return None
@@ -77,6 +68,5 @@ class AscentStore:
             The rest.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"format": FORMAT, "fingerprint": self.fingerprint, "numbers": numbers}
-        write_atomically(self.path, {"json": np.array(json.dumps(record)), **arrays})
+        write(self.path, self.fingerprint, {"numbers": numbers}, arrays)
         self._last = time.monotonic()

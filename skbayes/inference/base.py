@@ -36,7 +36,6 @@ class Method(BaseEstimator):
     ``old_weight`` and ``n_replay`` (what it sees of rows seen before)."""
 
     reads_from_disk: ClassVar[bool] = False
-
     """Whether it takes rows by minibatches only, so that they need not be in memory."""
 
     keeps_on_disk: ClassVar[bool] = False

@@ -31,6 +31,9 @@ SAVE_EVERY = 30.0
 FORMAT = 1
 """Version of the files' layout."""
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+"""What reading a file that is broken, or another run's, ends in."""
+
 
 class Checkpoint:
     """A run's place on disk.
@@ -118,24 +121,13 @@ class GroupStore:
                 if part.state["iteration"] == end:
                     return part
                 reason = "it does not end where its name says"
-            except (
-                OSError,
-                ValueError,
-                KeyError,
-                TypeError,
-                EOFError,
-                zipfile.BadZipFile,
-            ) as error:
+            except UNREADABLE as error:
                 reason = str(error) or type(error).__name__
             self.problems.append(f"The checkpoint file {path} is ignored: {reason}.")
         return None
 
     def _read(self, path: Path) -> Past:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}  # zip checks their CRC
-        record = json.loads(str(arrays.pop("json")))
-        if (record["format"], record["fingerprint"]) != (FORMAT, self.fingerprint):
-            raise ValueError("it is of another run or version")
+        record, arrays = read(path, self.fingerprint)
         state = {**record["state"], "kernel": part_of(arrays, "kernel")}
         return Past(state, arrays["draws"], part_of(arrays, "stats"))
 
@@ -152,21 +144,52 @@ class GroupStore:
             All draws so far, and the state after them.
         """
         state = {name: value for name, value in past.state.items() if name != "kernel"}
-        record = {"format": FORMAT, "fingerprint": self.fingerprint, "state": state}
         arrays = {
-            "json": np.array(json.dumps(record)),
             "draws": past.draws[:, self._kept :],
             **with_prefix("stats", {k: v[:, self._kept :] for k, v in past.stats.items()}),
             **with_prefix("kernel", past.state["kernel"]),
         }
         done = past.state["iteration"]
-        write_atomically(self.folder / f"{self._saved:09d}-{done:09d}.npz", arrays)
+        path = self.folder / f"{self._saved:09d}-{done:09d}.npz"
+        write(path, self.fingerprint, {"state": state}, arrays)
         self._saved, self._kept = done, past.draws.shape[1]
         self._last = time.monotonic()
 
 
-def write_atomically(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an .npz file that is there as a whole or not at all, even if the power fails."""
+def read(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The record and the arrays of a file that `write` made.
+
+    Raises
+    ------
+    One of UNREADABLE
+        If the file is broken, or of another run or version.
+    """
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}  # zip checks their CRC
+    record = json.loads(str(arrays.pop("json")))
+    if (record["format"], record["fingerprint"]) != (FORMAT, fingerprint):
+        raise ValueError("it is of another run or version")
+    return record, arrays
+
+
+def write(
+    path: Path, fingerprint: str, record: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """Write a file that is there as a whole or not at all, even if the power fails.
+
+    Parameters
+    ----------
+    path : Path
+        An .npz file.
+    fingerprint : str
+        Names the run.
+    record : dict
+        What JSON can hold.
+    arrays : dict of str to ndarray
+        The rest.
+    """
+    head = {"format": FORMAT, "fingerprint": fingerprint, **record}
+    arrays = {"json": np.array(json.dumps(head)), **arrays}
     handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbayes.layers.kl import LOG_2PI
 from skbayes.model.covariance import Covariance, block_rows
 from skbayes.model.curvature import Curvature
 from skbayes.model.priors import BoundNormal
 from skbayes.model.tangent import in_blocks, tangent
 
-LOG_2PI = math.log(2.0 * math.pi)
 LARGEST_FACTOR = 1e4  # of a prior precision in one round, and its inverse the smallest
 INNER_STEPS = 10  # of the prior's precision between two computations of the curvature
 

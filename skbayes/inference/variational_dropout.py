@@ -22,7 +22,14 @@ from skbayes.layers.dropout_families import (
 from skbayes.layers.groups import is_chain
 from skbayes.layers.objective import Objective
 from skbayes.layers.passes import VariationalNetwork
-from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, check_threshold, group_masks, local_masks
+from skbayes.layers.pruning import (
+    BY_LOG_ALPHA,
+    Masks,
+    check_threshold,
+    group_masks,
+    local_masks,
+    sparsity,
+)
 from skbayes.layers.variational import Noise
 from skbayes.posterior import Posterior
 
@@ -256,7 +263,7 @@ class Pruner:
 
     def sparsity(self, log_alpha: dict[str, np.ndarray], threshold: float) -> dict[str, float]:
         """Share of each weight's entries that goes, and of all."""
-        return sparsities(self.masks(log_alpha, threshold))
+        return sparsity(self.masks(log_alpha, threshold))
 
     def of_theta(self, masks: Masks, n_params: int) -> np.ndarray:
         """Entries of theta (n_params,) that are kept.
@@ -272,14 +279,6 @@ class Pruner:
                 start, stop, _ = self.places[bias]
                 out[start:stop] = mask.reshape(len(mask), -1).any(1)
         return out
-
-
-def sparsities(masks: Masks) -> dict[str, float]:
-    """Share of each weight's entries that is removed, and of all under "all"."""
-    out = {name: float(1.0 - mask.mean()) for name, mask in masks.items()}
-    n = sum(mask.size for mask in masks.values())
-    out["all"] = 1.0 - sum(int(mask.sum()) for mask in masks.values()) / n
-    return out
 
 
 def default_threshold(kind: str) -> float:

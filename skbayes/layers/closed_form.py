@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from skbayes.layers.kl import LOG_2PI
 from skbayes.layers.objective import Objective
 from skbayes.layers.passes import plain_rows
-from skbayes.model.likelihoods import LOG_2PI, Normal
+from skbayes.model.likelihoods import Normal
 from skbayes.model.moments import activation_moments
 from skbayes.model.network import MLPNetwork
 

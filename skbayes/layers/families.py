@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbayes.layers.kl import LOG_2PI, entropy_normal
 from skbayes.layers.passes import Units
 from skbayes.layers.variational import Noise
 
@@ -127,7 +128,7 @@ class MeanField(Family):
     def log_prob(self, theta: Tensor) -> Tensor:
         """Log density of draws (n,), differentiable by them and by the leaves."""
         mean, var = self.moments()
-        logs = (theta - mean) ** 2 / var + self.log_var + math.log(2.0 * math.pi)
+        logs = (theta - mean) ** 2 / var + self.log_var + LOG_2PI
         return -0.5 * logs.sum(1)
 
 
@@ -167,12 +168,7 @@ def prior_kl(prior, layout, mean: Tensor, var: Tensor, noise: Noise) -> Tensor:
     if closed is not None:
         return (closed + prior.hyper_kl(hyper, hyper_var)).sum()
     log_prior = _LogPrior.apply(noise.draw(net, net_var), drawn, prior)
-    return -(_entropy(net_var) + _entropy(hyper_var) + log_prior).sum()
-
-
-def _entropy(var: Tensor) -> Tensor:
-    """Entropy of independent normals (n_chains,), for variances (n_chains, k)."""
-    return 0.5 * (torch.log(var) + (1.0 + math.log(2.0 * math.pi))).sum(1)
+    return -entropy_normal(net_var).sum() - entropy_normal(hyper_var).sum() - log_prior.sum()
 
 
 def _maps(prior) -> bool:

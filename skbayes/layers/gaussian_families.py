@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from skbayes.layers.families import Family
+from skbayes.layers.kl import LOG_2PI
 from skbayes.layers.variational import Noise
-
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 class FlatFamily(Family):

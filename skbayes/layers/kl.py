@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+LOG_2PI = math.log(2.0 * math.pi)
 KINGMA = 1.16145124, -1.50204118, 0.58629921
 MOLCHANOV = 0.63576, 1.87320, 1.48695
 KINGMA_CONSTANT = 0.6522
@@ -70,7 +71,7 @@ def kl_normal_laplace(mean: Tensor, var: Tensor, scale: Tensor | float = 1.0) ->
     z = mean * torch.rsqrt(2.0 * var)
     size = torch.sqrt(var) * (2.0 / math.pi) ** 0.5 * torch.exp(-z * z) + mean * torch.erf(z)
     scale = torch.as_tensor(scale, dtype=mean.dtype, device=mean.device)
-    return size / scale + torch.log(2.0 * scale) - _entropy(var)
+    return size / scale + torch.log(2.0 * scale) - entropy_normal(var)
 
 
 def kl_log_uniform(log_alpha: Tensor) -> Tensor:
@@ -218,7 +219,7 @@ def kl_log_normal_gamma(
     """
     scale = torch.as_tensor(scale, dtype=mean.dtype, device=mean.device)
     size = torch.exp(mean + 0.5 * var) / scale
-    return size + shape * (torch.log(scale) - mean) + math.lgamma(shape) - _entropy(var)
+    return size + shape * (torch.log(scale) - mean) + math.lgamma(shape) - entropy_normal(var)
 
 
 def kl_log_normal_inverse_gamma(
@@ -249,6 +250,6 @@ def kl_log_normal_inverse_gamma(
     return kl_log_normal_gamma(-mean, var, shape, 1.0 / scale)
 
 
-def _entropy(var: Tensor) -> Tensor:
+def entropy_normal(var: Tensor) -> Tensor:
     """Entropy of a normal density."""
-    return 0.5 * torch.log(var) + 0.5 * math.log(2.0 * math.pi * math.e)
+    return 0.5 * (torch.log(var) + (1.0 + LOG_2PI))

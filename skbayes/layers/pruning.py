@@ -142,13 +142,8 @@ def bias_masks(masks: Mapping[str, np.ndarray]) -> Masks:
     return out
 
 
-def layer_sparsity(masks: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Fraction of each weight's entries that is removed."""
-    return {name: float(1.0 - mask.mean()) for name, mask in masks.items()}
-
-
-def sparsity(masks: Mapping[str, np.ndarray]) -> float:
-    """Fraction of all entries that is removed.
+def sparsity(masks: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Fraction of each weight's entries that is removed, and of all of them under "all".
 
     Raises
     ------
@@ -158,7 +153,8 @@ def sparsity(masks: Mapping[str, np.ndarray]) -> float:
     n = sum(mask.size for mask in masks.values())
     if not n:
         raise ValueError(f"masks={masks!r} is not allowed; there must be an entry.")
-    return 1.0 - sum(int(mask.sum()) for mask in masks.values()) / n
+    out = {name: float(1.0 - mask.mean()) for name, mask in masks.items()}
+    return {**out, "all": 1.0 - sum(int(mask.sum()) for mask in masks.values()) / n}
 
 
 def apply_masks(module: nn.Module, masks: Mapping[str, np.ndarray]) -> nn.Module:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skbayes.layers.kl import LOG_2PI
 from skbayes.model.activations import ACTIVATIONS
-from skbayes.model.likelihoods import LOG_2PI, Normal
+from skbayes.model.likelihoods import Normal
 from skbayes.model.log_posterior import Density, LogPosterior
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import BoundNormal

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from skbayes.model.likelihoods import LOG_2PI, Bernoulli, Categorical, Likelihood, Normal
+from skbayes.layers.kl import LOG_2PI
+from skbayes.model.likelihoods import Bernoulli, Categorical, Likelihood, Normal
 from skbayes.model.moments import normal_nodes
 
 # Over the rows' own sites: from none, and from those of the block's last visit.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skbayes.layers.kl import kl_log_normal_gamma, kl_log_normal_inverse_gamma, kl_normal
-from skbayes.model.prior_base import LOG_2PI, BoundPrior, Prior, layer_groups, sum_of
+from skbayes.layers.kl import LOG_2PI, kl_log_normal_gamma, kl_log_normal_inverse_gamma, kl_normal
+from skbayes.model.prior_base import BoundPrior, Prior, layer_groups, sum_of
 
 
 class HorseshoePrior(Prior):

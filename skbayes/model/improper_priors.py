@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
-from skbayes.layers.kl import kl_log_uniform
+from skbayes.layers.kl import entropy_normal, kl_log_uniform
 from skbayes.model.prior_base import BoundPrior, Prior, sum_of
 
 
@@ -82,7 +80,7 @@ class BoundFlat(_Improper):
         return value, torch.zeros_like(net) if plus is None else plus, hyper
 
     def kl(self, mean, var, hyper=None):
-        return -0.5 * (torch.log(var) + (1.0 + math.log(2.0 * math.pi))).sum(1)
+        return -entropy_normal(var).sum(1)
 
 
 class BoundLogUniform(_Improper):

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from skbayes.layers.kl import kl_normal
-
-LOG_2PI = math.log(2.0 * math.pi)
+from skbayes.layers.kl import LOG_2PI, kl_normal
 
 
 class Likelihood:

@@ -11,8 +11,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from skbayes.layers.kl import kl_normal
-from skbayes.model.prior_base import LOG_2PI, BoundPrior, Prior, layer_groups, sum_of
+from skbayes.layers.kl import LOG_2PI, kl_normal
+from skbayes.model.prior_base import BoundPrior, Prior, layer_groups, sum_of
 
 
 class ScaleMixturePrior(Prior):

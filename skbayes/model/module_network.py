@@ -68,6 +68,8 @@ class ModuleNetwork:
         (normalisation), whose ``weight`` slice is empty.
     is_linear : bool
         Whether the outputs are linear (affine) in theta.
+    transposed : set of str
+        Names of the weights that theta holds the other way round than the module.
     """
 
     input_scale = 1.0
@@ -87,7 +89,7 @@ class ModuleNetwork:
         self._ready: dict[tuple, nn.Module] = {}
         module = source.build(seed)
         self._parameters = trainable(module)
-        self._transposed = transposed(module, self._parameters)
+        self.transposed = transposed(module, self._parameters)
         self.layers = group(module, self._parameters)
         self._units = input_units(module, self._parameters)
         self.n_params = sum(int(np.prod(shape)) for _, shape in self._parameters)
@@ -117,7 +119,7 @@ class ModuleNetwork:
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the parameters, in the order of theta."""
         return [
-            (name, shape[::-1] if name in self._transposed else shape)
+            (name, shape[::-1] if name in self.transposed else shape)
             for name, shape in self._parameters
         ]
 
@@ -154,11 +156,6 @@ class ModuleNetwork:
             for name, values in self._named(flat[None]).items():
                 named[name].copy_(values[0])
         return module
-
-    @property
-    def transposed(self) -> set[str]:
-        """Names of the weights that theta holds the other way round than the module."""
-        return self._transposed
 
     def new_module(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Return the module for rows in training, on whose weights nothing depends."""
@@ -309,7 +306,7 @@ class ModuleNetwork:
         """A parameter of the module ([chains,] *shape) as theta has it, (1 or chains, size)."""
         shape = dict(self._parameters)[name]
         values = values.reshape(-1, *shape)
-        return (values.mT if name in self._transposed else values).flatten(1)
+        return (values.mT if name in self.transposed else values).flatten(1)
 
     def _named(self, theta: Tensor) -> dict[str, Tensor]:
         """Parameters, and statistics where theta holds them, each (chains, *shape)."""
@@ -320,7 +317,7 @@ class ModuleNetwork:
         for name, shape in entries:
             stop = start + int(np.prod(shape))
             values = theta[:, start:stop].view(-1, *shape)
-            out[name] = values.mT if name in self._transposed else values
+            out[name] = values.mT if name in self.transposed else values
             start = stop
         return out
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from skbayes.layers.kl import kl_normal
 
-LOG_2PI = math.log(2.0 * math.pi)
-
 
 class Prior(BaseEstimator):
     """Base of all priors: independent over weights, with a scale per layer.

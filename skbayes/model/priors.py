@@ -11,11 +11,11 @@ import math
 import numpy as np
 import torch
 
-from skbayes.layers.kl import kl_normal, kl_normal_laplace
+from skbayes.layers.kl import LOG_2PI, kl_normal, kl_normal_laplace
 from skbayes.model.horseshoe import HorseshoePrior
 from skbayes.model.improper_priors import FlatPrior, LogUniformPrior
 from skbayes.model.mixture_priors import LearnedMixturePrior, ScaleMixturePrior, SpikeAndSlabPrior
-from skbayes.model.prior_base import LOG_2PI, BoundPrior, Prior, layer_groups, sum_of
+from skbayes.model.prior_base import BoundPrior, Prior, layer_groups, sum_of
 
 __all__ = [
     "PRIORS",
