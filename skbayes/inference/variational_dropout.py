@@ -11,14 +11,8 @@ import torch
 
 from skbayes.inference.ascent import ascend
 from skbayes.inference.base import Method, to_numpy
-from skbayes.layers.dropout_families import (
-    KLS,
-    DropoutFamily,
-    GroupDropout,
-    HorseshoeDropout,
-    SparseDropout,
-    UnitDropout,
-)
+from skbayes.layers.dropout_families import KLS, DropoutFamily, SparseDropout, UnitDropout
+from skbayes.layers.group_families import GroupDropout, HorseshoeDropout
 from skbayes.layers.groups import is_chain
 from skbayes.layers.objective import Objective
 from skbayes.layers.passes import VariationalNetwork

@@ -1,0 +1,123 @@
+"""What is there to do with a network after variational dropout: prune it and take it away."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from skbayes.inference.variational_dropout import default_threshold
+from skbayes.layers.bits import bit_precision, compression_ratio
+from skbayes.layers.compact import compact
+from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, apply_masks, check_threshold, sparsity
+from skbayes.layers.sparse import SparseNetwork
+from skbayes.model import Layout
+from skbayes.posterior import Posterior
+
+
+class Compression(NamedTuple):
+    """By how much a network has shrunk, see `skbayes.layers.bits.compression_ratio`."""
+
+    pruning: float
+    """Weights of the whole network by those that are kept."""
+
+    precision: float
+    """Bits of the whole network (32 per weight) by those of the kept weights."""
+
+
+class PrunedMixin:
+    """Pruning, for an estimator that `VariationalDropout` has fitted."""
+
+    kind: str
+    posterior_: Posterior
+    log_alpha_: dict[str, np.ndarray]
+    _draws: np.ndarray  # of the network before it is pruned
+    _layout: Layout
+
+    def prune(self, threshold=None):
+        """Remove what is mostly noise, from the network that `fit` found.
+
+        What was removed before comes back first, so that thresholds can be tried one after the
+        other. All predictions are then those of the pruned network: in every draw of the weights
+        the removed ones are zero.
+
+        Parameters
+        ----------
+        threshold : float or None, default=None
+            Weights, or groups of them, with log alpha at or above it are removed; infinity removes
+            nothing. None is 3, and -1.5 for ``kind="group"``: a group stays where its squared means
+            are at least 4.5 times their variances.
+
+        Returns
+        -------
+        self : object
+            The estimator, with other ``masks_``, ``sparsity_``, ``bit_precision_``,
+            ``compression_ratio_`` and draws in ``posterior_``.
+        """
+        check_is_fitted(self, "posterior_")
+        if threshold is None:
+            threshold = default_threshold(self.kind)
+        check_threshold(threshold, BY_LOG_ALPHA)
+        posterior = self.posterior_
+        self.threshold_ = threshold
+        adapted: dict[str, Any] = posterior.adapted
+        pruner = adapted["pruner"]
+        self.masks_: Masks = pruner.masks(self.log_alpha_, threshold)
+        keep = pruner.of_theta(self.masks_, self._layout.n_params)
+        if self._draws.shape[2] > len(keep):  # statistics of batch normalisation
+            keep = np.append(keep, np.ones(self._draws.shape[2] - len(keep), dtype=bool))
+        posterior.draws = np.where(keep, self._draws, self._draws.dtype.type(0))
+        self.sparsity_ = sparsity(self.masks_)
+        means, variances = adapted["weight_mean"], adapted["weight_var"]
+        self.bit_precision_: dict[str, int] = bit_precision(means, variances, self.masks_)
+        self.compression_ratio_ = Compression(
+            compression_ratio(self.masks_), compression_ratio(self.masks_, self.bit_precision_)
+        )
+        return self
+
+    def to_module(self):
+        """A plain, smaller torch module: the pruned network at the mean of its weights.
+
+        It maps what the network sees (X as ``standardize`` makes it) to its outputs: logits, or
+        means in standardised units. `predict` averages over draws of the weights instead.
+
+        Returns
+        -------
+        torch.nn.Module
+            See `skbayes.layers.compact.compact`.
+
+        Raises
+        ------
+        ValueError
+            If `torch.fx` cannot follow the module.
+        """
+        return compact(self._pruned_module())
+
+    def to_sparse_network(self):
+        """The pruned network at the mean of its weights as sparse matrices, for fast predictions.
+
+        Returns
+        -------
+        SparseNetwork
+            Maps what the network sees to its outputs, see `skbayes.layers.sparse.SparseNetwork`.
+
+        Raises
+        ------
+        ValueError
+            If the network does not end in a chain of linear layers.
+        """
+        return SparseNetwork(self._pruned_module())
+
+    def _pruned_module(self) -> nn.Module:
+        """The module with zeros in the place of what is removed, in float32."""
+        check_is_fitted(self, "posterior_")
+        posterior = self.posterior_
+        n = self._layout.n_params
+        mean = np.append(posterior.last_state[0, :n], self._draws[0, :, n:].mean(0))
+        pruner: Any = posterior.adapted["pruner"]
+        keep = pruner.of_theta(self.masks_, n)
+        mean[:n] *= keep
+        weights = self._layout.weights(mean[None].astype(np.float32))[0]
+        return apply_masks(self._layout.network.to_module(weights), self.masks_)
