@@ -8,7 +8,6 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skbayes.inference.variational_dropout import default_threshold
 from skbayes.layers.bits import bit_precision, compression_ratio
 from skbayes.layers.compact import compact
 from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, apply_masks, check_threshold, sparsity
@@ -47,8 +46,8 @@ class PrunedMixin:
         ----------
         threshold : float or None, default=None
             Weights, or groups of them, with log alpha at or above it are removed; infinity removes
-            nothing. None is 3, and -1.5 for ``kind="group"``: a group stays where its squared means
-            are at least 4.5 times their variances.
+            nothing. None is 3; for ``kind="group"`` it is what `fit` found: 3, or lower where the
+            training rows do not need the groups either, by the risk inflation criterion.
 
         Returns
         -------
@@ -57,12 +56,12 @@ class PrunedMixin:
             ``compression_ratio_`` and draws in ``posterior_``.
         """
         check_is_fitted(self, "posterior_")
-        if threshold is None:
-            threshold = default_threshold(self.kind)
-        check_threshold(threshold, BY_LOG_ALPHA)
         posterior = self.posterior_
-        self.threshold_ = threshold
         adapted: dict[str, Any] = posterior.adapted
+        if threshold is None:
+            threshold = adapted["threshold"]
+        check_threshold(threshold, BY_LOG_ALPHA)
+        self.threshold_ = threshold
         pruner = adapted["pruner"]
         self.masks_: Masks = pruner.masks(self.log_alpha_, threshold)
         keep = pruner.of_theta(self.masks_, self._layout.n_params)

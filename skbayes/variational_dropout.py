@@ -183,7 +183,7 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
         Without it, weights are often given up before they have learned anything.
     threshold : float or None, default=None
         Weights, or groups of them, with log alpha at or above it are removed after training; None
-        is 3, and -1.5 for ``kind="group"``. See `prune`.
+        is 3, and found by `fit` for ``kind="group"``. See `prune`.
     n_draws : int, default=30
         Draws of the weights that predictions average over.
     standardize : {True, False, "X", "y"}, default=True
@@ -369,7 +369,7 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
         Without it, weights are often given up before they have learned anything.
     threshold : float or None, default=None
         Weights, or groups of them, with log alpha at or above it are removed after training; None
-        is 3, and -1.5 for ``kind="group"``. See `prune`.
+        is 3, and found by `fit` for ``kind="group"``. See `prune`.
     n_draws : int, default=30
         Draws of the weights that predictions average over.
     noise : {"learned", "heteroscedastic"}, float or array-like, default="learned"
