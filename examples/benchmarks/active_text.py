@@ -6,7 +6,7 @@ SMS spam, sentences of film reviews, and questions (TREC, six classes). Texts be
 cut to their 100 leading singular directions (latent semantic analysis of the pool, no labels) and
 scaled by one number, the same for all arms. From 10 labels, 20 queries of 10 out of a pool of
 3,000 texts. All arms of a seed share the pool, the test texts, the first labels, the network (50
-units) and its prior.
+units) and the default prior.
 
 Arms: the ensemble filter, an ensemble, SGLD, MC dropout, constant SGD, all with the default
 acquisition function and batch and going on from query to query; one network (softmax) with the
@@ -48,7 +48,6 @@ ARMS = (
 )
 NAMED = "ensemble"
 N_POOL, N_TEST, N_COLUMNS, BATCH = 3000, 1500, 100, 10
-PRIOR_SCALE = 1.0
 
 
 def texts(data_dir: str | None, name: str):
@@ -92,19 +91,17 @@ def network(arm: str, seed: int, warm: bool = True):
     """The estimator of an arm."""
     from skbayes import BayesianMLPClassifier
     from skbayes.inference import MAP, SGLD, ConstantSGD, Dropout, Ensemble, EnsembleFilter
-    from skbayes.model.priors import NormalPrior
 
     method = {
         "filter": EnsembleFilter(),
         "ensemble": Ensemble(validation_fraction=0.0, max_epochs=None, batch_size=200),
-        "sgld": SGLD(n_warmup=25, n_draws=25),
-        "dropout": Dropout(rate=0.1, n_draws=50),
-        "constant_sgd": ConstantSGD(n_warmup=50, n_draws=25),
-        "softmax": MAP(),
+        "sgld": SGLD(n_warmup=25, n_draws=25, n_steps=10),
+        "dropout": Dropout(rate=0.1, n_draws=50, max_epochs=400),
+        "constant_sgd": ConstantSGD(n_warmup=50, n_draws=25, n_steps=10),
+        "softmax": MAP(max_epochs=400),
     }[arm]
     return BayesianMLPClassifier(
         method=method,
-        prior=NormalPrior(PRIOR_SCALE),
         standardize=False,
         warm_start=warm,
         random_state=seed,

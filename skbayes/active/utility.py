@@ -76,7 +76,8 @@ class Acquisition(BaseEstimator):
         ``"bald"``, ``"epig"``, ``"core_mse"``, ``"expected_error"``, ``"qbc"``,
         ``"expected_utility"``, see `skbayes.active.acquisition` and `skbayes.active.moments`.
         ``"auto"`` is ``"bald"`` for classifiers with draws and two classes, and the margin for
-        all other classifiers; for regressors ``"bald"`` where draws and their noise are there, else ``"variance"``.
+        all other classifiers; for regressors ``"bald"`` where draws and their noise are there,
+        else ``"variance"``.
     n_draws : int or None, default=None
         Draws at most; None are all that there are.
     targets : array-like or None, default=None
