@@ -15,6 +15,7 @@ from skbayes.inference.inflation import Inflated, inflate
 from skbayes.inference.lbfgs import lbfgs
 from skbayes.inference.noise import log_prob_by_prior_functions, sample_noise
 from skbayes.inference.optimizers import Adam, epoch_of
+from skbayes.model.improper_priors import BoundFlat
 
 CUTS = 2
 """Times that the learning rate is divided by three where the loss no longer falls."""
@@ -258,6 +259,10 @@ class _Moved:
         self.precision = members.precision + members.root_share * share
         pull = members.precision * members.theta + share * target.anchor
         self.centre = pull / self.precision.clamp_min(torch.finfo(pull.dtype).tiny)
+        # the target's own prior is taken off, or, where nothing else needs it, never put on
+        self.has_prior = target.prior.n_hyper > 0
+        if not self.has_prior:
+            self.target = target.given(BoundFlat(None, target.prior.scales))
 
     def minibatch(self, index) -> _Moved:
         """The same with an unbiased estimate of the log likelihood."""
@@ -276,8 +281,9 @@ class _Moved:
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Value (n_members,) in float64, up to a constant, and gradient (n_members, n_params)."""
         value, grad = self.target.value_and_grad(theta)
-        prior_value, prior_grad = self.target.log_prior_and_grad(theta)
+        if self.has_prior:
+            prior_value, prior_grad = self.target.log_prior_and_grad(theta)
+            value, grad = value - prior_value, grad - prior_grad
         away = theta - self.centre
         pull = self.precision * away
-        value = value - prior_value - 0.5 * (pull * away).double().sum(1)
-        return value, grad.sub_(prior_grad).sub_(pull)
+        return value - 0.5 * (pull * away).sum(1, dtype=torch.float64), grad.sub_(pull)
