@@ -20,7 +20,9 @@ import numpy as np
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-from skbayes import ActiveLearner
+from skbayes import ActiveLearner, BayesianMLPRegressor
+from skbayes.inference import Anchored
+from skbayes.model.priors import NormalPrior
 
 warnings.simplefilter("ignore")  # of the kernel's bounds, where there are three points
 x = np.linspace(0, 1, 201)[:, None]
@@ -81,4 +83,48 @@ for name, color in (("variance", "C0"), ("random", "C1")):
     ax.plot(np.arange(3, 16), np.transpose(curves), color=color, lw=0.5, alpha=0.5)
 ax.set(xlabel="answers", ylabel="RMSE", yscale="log")
 ax.legend()
+
+# %%
+# The same with Bayesian networks. Three values say little, so that what one knows of the function
+# must be said: the noise, as the bounds of the kernel did above, and that the function turns
+# several times, by tanh units whose weights have a wide prior. (With learned noise and the narrower
+# default prior, the first fits may take the turns for noise.) ``warm_start=True`` lets the networks
+# go on from answer to answer.
+
+inside = (x - x.mean()) / x.std()
+network = BayesianMLPRegressor(
+    (50,),
+    activation="tanh",
+    method=Anchored(),
+    prior=NormalPrior(5.0, fan_in=True),
+    noise=0.05,
+    standardize=False,
+    warm_start=True,
+    random_state=0,
+)
+figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+for name, color in (("variance", "C0"), ("random", "C1")):
+    rng = np.random.default_rng(2)
+    noisy = truth + 0.05 * rng.standard_normal(len(truth))
+    y = np.full(len(truth), np.nan)
+    first = rng.choice(len(truth), 3, replace=False)
+    y[first] = noisy[first]
+    learner = ActiveLearner(network, name, random_state=0).fit(inside, y)
+    errors = []
+    for _ in range(16):
+        mean, std = learner.predict(inside, return_std=True)
+        errors.append(np.sqrt(np.mean((mean - truth) ** 2)))
+        if len(errors) < 16:
+            i = learner.query()
+            learner.teach(i, noisy[i])
+    axes[1].plot(np.arange(3, 19), errors, color=color, label=name)
+    if name == "variance":
+        axes[0].plot(x, truth, "k:", lw=1)
+        axes[0].fill_between(x[:, 0], mean - 2 * std, mean + 2 * std, alpha=0.25, lw=0)
+        axes[0].plot(x, mean)
+        known = np.flatnonzero(~np.isnan(learner.labels_))
+        axes[0].plot(x[known], noisy[known], "k.")
+        axes[0].set(title="after 18 answers", ylim=(-2.2, 2.2))
+axes[1].set(xlabel="answers", ylabel="RMSE", yscale="log")
+axes[1].legend()
 plt.show()

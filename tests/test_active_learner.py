@@ -29,6 +29,7 @@ from skbayes import ActiveLearner, BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.active import Acquisition, Budget, LowInformation, Power, Stability
 from skbayes.active.draws import Draws
 from skbayes.inference import HMC, Ensemble, EnsembleFilter, Laplace
+from skbayes.model.priors import NormalPrior
 
 X, TRUTH = load_iris(return_X_y=True)
 FIRST = [0, 1, 60, 61, 120, 121]
@@ -558,3 +559,40 @@ def test_low_information_stops():
     assert model.stop_reason_ is None
     with pytest.raises(ValueError, match="needs draws"):
         learner(stopping=LowInformation()).fit(X, partly())
+
+
+@pytest.mark.slow
+def test_networks_find_a_function_with_fewer_requests_than_at_random():
+    x = np.linspace(0, 1, 201)
+    truth, inside = np.sin(14 * x**2), ((x - x.mean()) / x.std())[:, None]
+    errors = {"variance": [], "random": []}
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        noisy = truth + 0.05 * rng.standard_normal(201)
+        y = np.full(201, np.nan)
+        first = rng.choice(201, 3, replace=False)
+        y[first] = noisy[first]
+        network = BayesianMLPRegressor(
+            (50,),
+            activation="tanh",
+            method="anchored",
+            prior=NormalPrior(5.0, fan_in=True),
+            noise=0.05,
+            standardize=False,
+            warm_start=True,
+            random_state=seed,
+        )
+        for name, found in errors.items():
+            model = ActiveLearner(network, name, random_state=seed).fit(inside, y)
+            model.run(lambda rows, _, noisy=noisy: noisy[rows], 15)
+            found.append(np.sqrt(np.mean((model.predict(inside) - truth) ** 2)))
+    assert np.mean(errors["variance"]) <= 0.5 * np.mean(errors["random"])
+
+
+@pytest.mark.parametrize(("n_classes", "name"), [(2, "bald"), (3, "margin")])
+def test_auto_goes_by_the_number_of_classes(n_classes, name):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 2))
+    y = np.where(np.arange(30) < 9, np.arange(30) % n_classes, -1)
+    forest = RandomForestClassifier(5, random_state=0)
+    assert ActiveLearner(forest, random_state=0).fit(X, y).acquisition_name_ == name

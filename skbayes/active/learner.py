@@ -50,7 +50,8 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         before it in a pipeline is then fitted once, on all rows of the pool, without labels.
     acquisition : str or Acquisition, default="auto"
         What a label is worth, see `skbayes.active.Acquisition`. "auto" looks at the draws of the
-        final estimator where it has them, and is the margin for other classifiers.
+        final estimator where it has them, and is the margin for other classifiers and for more
+        than two classes.
     batch : {"top", "power", "batch_bald", "log_det"} or Batch, default="power"
         How several rows are chosen at once, see `skbayes.active.batch`. A single one is always
         that of largest utility.

@@ -75,8 +75,9 @@ class Acquisition(BaseEstimator):
         ``"random"``, ``"margin"``, ``"entropy"``, ``"least_confident"``, ``"variance"``,
         ``"bald"``, ``"epig"``, ``"core_mse"``, ``"expected_error"``, ``"qbc"``,
         ``"expected_utility"``, see `skbayes.active.acquisition` and `skbayes.active.moments`.
-        ``"auto"`` is the margin for classifiers without draws, and ``"bald"`` with them;
-        for regressors ``"bald"`` where draws and their noise are there, else ``"variance"``.
+        ``"auto"`` is ``"bald"`` for classifiers with draws and two classes, and the margin for
+        all other classifiers; for regressors ``"bald"`` where draws and their noise are there,
+        else ``"variance"``.
     n_draws : int or None, default=None
         Draws at most; None are all that there are.
     targets : array-like or None, default=None
@@ -147,7 +148,8 @@ class Acquisition(BaseEstimator):
         name = self.name
         if name == "auto":
             if not draws.regression:
-                return AUTO_DRAWS if draws.several else "margin"
+                two = len(draws.final.classes_) <= 2
+                return "bald" if draws.several and two else "margin"
             return "bald" if draws.posterior else "variance"
         kind = ACQUISITIONS[name]
         final = type(draws.final).__name__
@@ -238,10 +240,6 @@ class Acquisition(BaseEstimator):
             found = draws(take(X, rows[part]))
             parts.append(function(found, **arguments))
         return np.concatenate(parts)
-
-
-AUTO_DRAWS = "bald"
-"""What "auto" stands for with classifiers that have draws."""
 
 
 def _blocks(n: int, size: int):

@@ -57,7 +57,7 @@ def choose(log_posterior) -> Method:
         return SGHMC()
     if not isinstance(log_posterior.likelihood, Normal):
         if network.n_inputs >= n:
-            return Ensemble(validation_fraction=0.0, max_epochs=200, batch_size=200)
+            return Ensemble(validation_fraction=0.0, max_epochs=None, batch_size=200)
         return _anchored(log_posterior)
     few_units = why_not(log_posterior) is None and network.layers[-1].fan_in <= MOST_UNITS
     if (

@@ -33,8 +33,9 @@ class Ensemble(Method):
     batch_size : int or None, default=None
         Rows per step; None is an eighth of them, at least 32 and at most 200, so that epochs, by
         which members stop, have several steps on small tables too.
-    max_epochs : int, default=500
-        Largest number of passes over the data.
+    max_epochs : int or None, default=500
+        Largest number of passes over the data. None is 500, and 200 where no rows are held out
+        (50 with a warm start, whose members are near already).
     validation_fraction : float, default=0.1
         Share of the rows that each member holds out; 0 trains on all rows for ``max_epochs``.
     n_iter_no_change : int, default=20
@@ -73,8 +74,8 @@ class Ensemble(Method):
     def check(self):
         """Check the parameters, see `Method.check`."""
         self._choice("solver", ("adam", "sgd"))
-        self._require("n_members", "max_epochs", "n_iter_no_change")
-        self._require("batch_size", or_in=(None,))
+        self._require("n_members", "n_iter_no_change")
+        self._require("batch_size", "max_epochs", or_in=(None,))
         self._positive("learning_rate")
         self._require("momentum", "validation_fraction", kind=(int, float), low=0, high=0.999)
         self._require("tol", kind=(int, float), low=0)
@@ -93,16 +94,20 @@ class Ensemble(Method):
             batch_size = int(np.clip(n_rows // 8, 32, 200))
         batch_size = min(batch_size, n_rows)
 
+        max_epochs = self.max_epochs
+        if max_epochs is None:
+            max_epochs = 500 if n_held else 200 if theta0 is None else 50
+
         best, best_score = theta.clone(), np.full(len(theta), -np.inf)
         hurdle = best_score.copy()  # what a member must pass for its patience to start anew
         patience = np.zeros(len(theta), dtype=int)
-        losses = np.full((len(theta), self.max_epochs), np.nan)
+        losses = np.full((len(theta), max_epochs), np.nan)
         active = np.arange(len(theta))  # members still training, in the order of theta's rows
         optimiser = first_order(self.solver, theta, self.momentum)
         check = log_posterior.rows(held) if n_held else None
         chosen = streams
         try:
-            for epoch in range(self.max_epochs):
+            for epoch in range(max_epochs):
                 for index in batches(chosen, rows[active], batch_size):
                     target = log_posterior.minibatch(index)
                     grad = target.grad(theta)
@@ -120,7 +125,7 @@ class Ensemble(Method):
                     best_score[active[better]] = score[better]
                     best[active[better]] = theta[torch.as_tensor(better, device=theta.device)]
                 if on_step is not None:
-                    on_step(epoch + 1, self.max_epochs, f"{len(active)} members training")
+                    on_step(epoch + 1, max_epochs, f"{len(active)} members training")
                 stays = patience[active] < self.n_iter_no_change
                 if not stays.any():
                     break
@@ -140,7 +145,7 @@ class Ensemble(Method):
         if n_held and (patience < self.n_iter_no_change).any():
             late = int((patience < self.n_iter_no_change).sum())
             messages.append(
-                f"{late} of {self.n_members} members were still gaining after {self.max_epochs} "
+                f"{late} of {self.n_members} members were still gaining after {max_epochs} "
                 "epochs; raise max_epochs or learning_rate."
             )
         return points(best, log_posterior, losses[:, : epoch + 1], messages)

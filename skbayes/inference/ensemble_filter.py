@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -14,9 +15,13 @@ from skbayes.inference.inflation import Inflated, inflate
 from skbayes.inference.lbfgs import lbfgs
 from skbayes.inference.noise import log_prob_by_prior_functions, sample_noise
 from skbayes.inference.optimizers import Adam, epoch_of
+from skbayes.model.improper_priors import BoundFlat
 
 CUTS = 2
 """Times that the learning rate is divided by three where the loss no longer falls."""
+
+UPDATE_CUTS, UPDATE_RATE = 1, 2.0
+"""Cuts in an update, and its first rate in units of ``learning_rate``: members are near already."""
 
 
 class EnsembleFilter(Method):
@@ -84,7 +89,8 @@ class EnsembleFilter(Method):
     tol : float, default=1e-4
         Training stops where the loss per row, averaged over the members, has not fallen by this
         much in ``n_iter_no_change`` epochs, three times over, the learning rate being divided by
-        three each time.
+        three each time. Updates, whose members are near already, begin with twice the learning
+        rate, which is divided once only.
     n_iter_no_change : int, default=10
         See above.
     n_kalman_steps : int, default=4
@@ -94,6 +100,7 @@ class EnsembleFilter(Method):
     needs = frozenset({"perturbed"})
     can_stream = True
     filters = True
+    _cuts, _rate = CUTS, 1.0
 
     def __init__(
         self,
@@ -194,7 +201,7 @@ class EnsembleFilter(Method):
             batch_size = n if n <= 1024 else 256
         batch_size = min(batch_size, n)
         n_steps = math.ceil(n / batch_size)
-        optimiser, rate, cuts = Adam(theta), self.learning_rate, 0
+        optimiser, rate, cuts = Adam(theta), self._rate * self.learning_rate, 0
         least, waited = math.inf, 0
         losses: list[np.ndarray] = []
         loss = torch.zeros(len(theta), dtype=torch.float64, device=theta.device)
@@ -212,7 +219,7 @@ class EnsembleFilter(Method):
                 waited = 0 if mean < least - self.tol else waited + 1
                 least = min(least, mean)
                 if waited >= self.n_iter_no_change:
-                    if cuts == CUTS:
+                    if cuts == self._cuts:
                         return theta, np.stack(losses, 1), True
                     rate, cuts, waited = rate / 3.0, cuts + 1, 0
         except KeyboardInterrupt:
@@ -224,6 +231,8 @@ class EnsembleFilter(Method):
 
 class _Update(EnsembleFilter):
     """An update of the filter: `run` moves members on."""
+
+    _cuts, _rate = UPDATE_CUTS, UPDATE_RATE
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Inflate ``theta0`` and move it on; old rows have the weights of `old_weight`."""
@@ -244,12 +253,22 @@ class _Moved:
     """The perturbed log likelihood, with inflated members and a part of the prior around it."""
 
     def __init__(self, target, members: Inflated) -> None:
-        self.target, self.members = target, members
-        self.n, self.total_weight = target.n, target.total_weight
+        self.target, self.n, self.total_weight = target, target.n, target.total_weight
+        # the members' and the prior's squares in one, about their common centre
+        share = members.root_share * members.prior_precision
+        self.precision = members.precision + members.root_share * share
+        pull = members.precision * members.theta + share * target.anchor
+        self.centre = pull / self.precision.clamp_min(torch.finfo(pull.dtype).tiny)
+        # the target's own prior is taken off, or, where nothing else needs it, never put on
+        self.has_prior = target.prior.n_hyper > 0
+        if not self.has_prior:
+            self.target = target.given(BoundFlat(None, target.prior.scales))
 
     def minibatch(self, index) -> _Moved:
         """The same with an unbiased estimate of the log likelihood."""
-        return _Moved(self.target.minibatch(index), self.members)
+        out = copy.copy(self)
+        out.target = self.target.minibatch(index)
+        return out
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Value (n_members,)."""
@@ -260,13 +279,11 @@ class _Moved:
         return self.value_and_grad(theta)[1]
 
     def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Value (n_members,) in float64, and gradient (n_members, n_params)."""
-        target, members = self.target, self.members
-        value, grad = target.value_and_grad(theta)
-        prior_value, prior_grad = target.log_prior_and_grad(theta)
-        by_prior = members.root_share * theta - target.anchor
-        by_members = theta - members.theta
-        more = (by_prior**2 * members.prior_precision + by_members**2 * members.precision).double()
-        value = value - prior_value - 0.5 * more.sum(1)
-        grad = grad - prior_grad - members.precision * by_members
-        return value, grad - members.root_share * members.prior_precision * by_prior
+        """Value (n_members,) in float64, up to a constant, and gradient (n_members, n_params)."""
+        value, grad = self.target.value_and_grad(theta)
+        if self.has_prior:
+            prior_value, prior_grad = self.target.log_prior_and_grad(theta)
+            value, grad = value - prior_value, grad - prior_grad
+        away = theta - self.centre
+        pull = self.precision * away
+        return value - 0.5 * (pull * away).sum(1, dtype=torch.float64), grad.sub_(pull)

@@ -326,9 +326,11 @@ class LogPosterior(Density):
     def given(self, prior: BoundPrior) -> LogPosterior:
         """The same posterior with another prior, and the likelihood's own parameters held fixed.
 
-        These have a gradient of zero and no prior, so that the density is that of the weights.
+        These have a gradient of zero and no prior, so that the density is that of the weights. The
+        prior of a perturbed copy is centred at zero again.
         """
         out = self.with_prior(prior)
+        out._anchor = None
         out._frozen = self.likelihood.n_params > 0
         return out
 
