@@ -342,6 +342,8 @@ class AnswersMixin:
         """Standard deviation of the noise in the units of X."""
         columns = self._columns
         out = np.full(columns.n_features, np.nan)
+        if not columns.layout.n_real:
+            return out
         with torch.no_grad():
             z: Any = model.prior.moments()[0][None]
             _, log_var, *_ = model.head.split(model.decoder(z))

@@ -17,7 +17,7 @@ from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES, Objective
 from skbayes.density.options import check_image
 from skbayes.density.rows import Split
-from skbayes.density.training import Rows, Schedule, Stepper, Trained, replay, train
+from skbayes.density.training import HELD_OUT_POINTS, Rows, Schedule, Stepper, Trained, replay, train
 from skbayes.validation import check_hidden_layer_sizes
 
 MOST_DEEP = 10
@@ -29,6 +29,11 @@ FEWEST_FOR_DEEP = 1000
 from the rows, and too few rows are held out to show it."""
 COMPARE_POINTS = 256
 COMPARE_ROWS = 2000
+STREAM_ROWS = 200
+"""Rows of each pass that the density is computed on."""
+
+MOST_EVALUATION = 0.2
+"""Share of the time of training that its evaluations take at most, about."""
 
 
 @dataclass
@@ -202,7 +207,7 @@ def _fit_one(
         spec = choose_linear(spec, V, weight, held, e.latent_dim, e.noise)
     model = start(spec, V, weight, seed, problem)
     objective = make_objective(e, model, problem, seed)
-    schedule = make_schedule(e, problem.split.n, spec)
+    schedule = make_schedule(e, problem.split.n, spec, len(problem.held_out))
     messages = []
     if closed:
         curve = [-problem.mean(compare(model, problem))]
@@ -301,8 +306,9 @@ def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
         stepper.resume(stream["adam"])
     steps = math.ceil(n / stepper.batch)
     loss = sum(stepper.step(estimator.learning_rate) for _ in range(steps)) / steps
-    values = compare(model, problem) if objective.has_density else np.array([-loss])
-    score = problem.mean(values) if objective.has_density else -loss
+    density = objective.has_density
+    values = compare(model, problem, STREAM_ROWS) if density else np.array([-loss])
+    score = float(values.mean())
     stream = {
         "seed": seed,
         "seen": stepper.total,
@@ -360,11 +366,13 @@ def make_objective(e, model: VAE, problem: Problem, seed: int) -> Objective:
     return objective
 
 
-def make_schedule(e, n: int, spec: Architecture) -> Schedule:
+def make_schedule(e, n: int, spec: Architecture, n_held_out: int = 0) -> Schedule:
     """How long and how fast to train."""
     batch = min(e.batch_size, n)
     epochs = e.max_epochs or max(1, math.ceil(DEFAULT_STEPS * batch / n))
-    per_epoch = math.ceil(n / batch)
+    n_steps = math.ceil(n / batch) * epochs
+    # a step takes about three forward passes, an evaluation one for each of its points
+    cost = n_held_out * max(HELD_OUT_POINTS, e.n_points or 1) / (3 * batch)
     return Schedule(
         batch,
         epochs,
@@ -372,13 +380,13 @@ def make_schedule(e, n: int, spec: Architecture) -> Schedule:
         0 if spec.linear else e.warm_up,
         e.patience,
         e.noise_prior,
-        min(50, max(1, per_epoch * epochs // 4)),
+        min(max(50, math.ceil(cost / MOST_EVALUATION)), max(1, n_steps // 4)),
     )
 
 
-def compare(model: VAE, problem: Problem) -> np.ndarray:
-    """Log density of the held-out rows, in standardised units."""
-    held = problem.held_out[:COMPARE_ROWS]
+def compare(model: VAE, problem: Problem, n_rows: int = COMPARE_ROWS) -> np.ndarray:
+    """Log density of the first held-out rows, in standardised units."""
+    held = problem.held_out[:n_rows]
     points = normal_points(COMPARE_POINTS, model.n_noise, seed=1)
     eps = torch.as_tensor(points, dtype=problem.dtype, device=problem.device)[:, None]
     values = torch.cat([log_density(model, part, eps) for part in held.split(64)])

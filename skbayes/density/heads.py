@@ -150,10 +150,12 @@ class Head(nn.Module):
         :math:`\log p = -\tfrac12 (\log \sigma^2 + s^2 / \sigma^2)`. It keeps the likelihood
         bounded (Mattei and Frellsen 2018).
         """
+        dispersion = 0.5 * (self.log_dispersion**2).sum()
+        if not self.layout.n_real:
+            return dispersion
         _, log_var, _, _, _ = self.split(out)
         log_var = log_var.reshape(-1, self.layout.n_real)
         value = 0.5 * (log_var + prior_scale**2 * torch.exp(-log_var)).mean(0).sum()
-        dispersion = 0.5 * (self.log_dispersion**2).sum()
         return value + dispersion
 
 

@@ -52,6 +52,9 @@ class Rows(NamedTuple):
     weight: np.ndarray | None = None
 
 
+HELD_OUT_POINTS = 16
+"""Points of q per row at least for the held-out bound."""
+
 CUT = 0.3
 N_CUTS = 2
 
@@ -255,7 +258,7 @@ def _shares(weight: np.ndarray | None, n: int, like: Tensor) -> Tensor:
 
 def _held_out_points(model: VAE, objective: Objective, n_rows: int, like: Tensor) -> Tensor:
     """The same points at every evaluation, so that bounds can be compared."""
-    n_points = max(16, 2 ** math.ceil(math.log2(max(1, objective.n_points))))
+    n_points = max(HELD_OUT_POINTS, 2 ** math.ceil(math.log2(max(1, objective.n_points))))
     if not objective.has_density:  # a point for each row
         points = normal_points(n_rows, model.n_noise, seed=0)
         return torch.as_tensor(points, dtype=like.dtype, device=like.device)[None]

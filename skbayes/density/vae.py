@@ -107,7 +107,8 @@ class VAEDensityEstimator(
         Steps in which the factor on the divergence grows from 0 to 1, where there is no linear
         start.
     patience : int, default=10
-        Evaluations (every 50 steps) without a better held-out bound before the rate is cut.
+        Evaluations without a better held-out bound before the rate is cut. They are every 50 steps,
+        or less often where many rows are held out, so that they take a fifth of the time at most.
     validation_fraction : float or "auto", default="auto"
         Share of the rows (at most 5,000) that training is stopped by and models are compared on; 0
         takes the training rows. "auto" is 0.15, but 100 rows or a third at least.
