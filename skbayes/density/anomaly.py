@@ -57,6 +57,10 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     trim : float in [0, 0.5), default=0.0
         Share of the training rows that is left out of a second fit: those that the first one
         finds least likely. For training rows that are not all normal.
+    robustness : float, default=0.0
+        The other way to resist such rows: if positive, training is on the beta divergence
+        (``objective="beta-divergence"`` of the model, which has to be "elbo" otherwise), in which
+        unlikely rows weigh less.
     n_neighbors : int, default=5
         Of "latent_knn".
     random_state : int, RandomState or None, default=None
@@ -96,6 +100,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         contamination="auto",
         false_alarm_rate=0.01,
         trim=0.0,
+        robustness=0.0,
         n_neighbors=5,
         random_state=None,
         verbose=0,
@@ -105,6 +110,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         self.contamination = contamination
         self.false_alarm_rate = false_alarm_rate
         self.trim = trim
+        self.robustness = robustness
         self.n_neighbors = n_neighbors
         self.random_state = random_state
         self.verbose = verbose
@@ -179,6 +185,12 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         number(self, "n_neighbors", numbers.Integral, 1)
         number(self, "false_alarm_rate", numbers.Real, 0, above=True)
         number(self, "trim", numbers.Real, 0)
+        number(self, "robustness", numbers.Real, 0)
+        if self.robustness and self.density is not None and self.density.objective != "elbo":
+            raise ValueError(
+                f"robustness={self.robustness!r} is not allowed with a density whose objective is "
+                f"{self.density.objective!r}; it needs objective='elbo'."
+            )
         if self.false_alarm_rate >= 1:
             raise ValueError(
                 f"false_alarm_rate={self.false_alarm_rate!r} is not allowed; it must be below 1."
@@ -216,6 +228,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
             model = clone(self.density)
         if model.random_state is None:
             model.set_params(random_state=seed)
+        if self.robustness:
+            model.set_params(objective="beta-divergence", robustness=self.robustness)
         model.fit(rows)
         if self.trim:
             keep = np.argsort(-model.score_samples(rows), kind="stable")

@@ -17,7 +17,15 @@ from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES, Objective
 from skbayes.density.options import check_image
 from skbayes.density.rows import Split
-from skbayes.density.training import HELD_OUT_POINTS, Rows, Schedule, Stepper, Trained, replay, train
+from skbayes.density.training import (
+    HELD_OUT_POINTS,
+    Rows,
+    Schedule,
+    Stepper,
+    Trained,
+    replay,
+    train,
+)
 from skbayes.validation import check_hidden_layer_sizes
 
 MOST_DEEP = 10
@@ -154,6 +162,7 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
         e.n_components,
         image,
         tuple(e.channels) if image is not None else (),
+        e.n_weight_draws if e.decoder_weights == "normal" else 0,
     )
     wide = e.latent_dim or min(real, MOST_LINEAR)
     beside = replace(base, n_latent=wide, linear=True)
@@ -168,7 +177,8 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
     if e.linear_path is True:
         return {"deep with linear path": beside}
     out = {}
-    if prior in ("auto", "normal") and layout.n_real == layout.n_columns:
+    closed = prior in ("auto", "normal") and e.decoder_weights == "point"
+    if closed and layout.n_real == layout.n_columns:
         noise = e.noise if e.noise != "per_row" else "per_feature"
         out["linear"] = replace(base, hidden=(), linear=True, noise=noise, image_shape=None)
     out["deep with linear path"] = beside  # the simplest first
@@ -261,7 +271,7 @@ def _train(e, problem: Problem, name: str, model, objective, schedule, seed: int
         on_step=on_step,
     )
     if listener is not None:
-        listener.close()
+        listener.end()
     return out
 
 
@@ -360,7 +370,11 @@ def make_objective(e, model: VAE, problem: Problem, seed: int) -> Objective:
     """The objective with the estimator's settings."""
     n_points = e.n_points or (8 if e.objective == "iwae" else 1)
     objective = OBJECTIVES[e.objective](
-        n_points=n_points, beta=e.beta, free_bits=e.free_bits, strength=e.penalty
+        n_points=n_points,
+        beta=e.beta,
+        free_bits=e.free_bits,
+        strength=e.penalty,
+        robustness=e.robustness,
     )
     objective.prepare(model, e.kernel, seed, problem.device, problem.dtype)
     return objective
