@@ -16,6 +16,8 @@ the others for the comparison.
 
 from __future__ import annotations
 
+import _one_core  # noqa: F401  isort: skip
+
 import time
 from pathlib import Path
 
@@ -133,16 +135,21 @@ MODELS = {
     "pyod autoencoder": pyod_autoencoder,
 }
 
+APART = ("skbayes", "pyod VAE", "pyod VAE, real KL", "pyod autoencoder")
+"""Models that run in processes of their own, because they bring torch."""
+
 
 def run(data_dir: str, name: str, seed: int, clean: bool, model: str) -> dict:
-    """One fit in a process of its own."""
+    """One fit."""
     import warnings
 
-    import torch
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    if model in APART:
+        import torch
+
+        torch.set_num_threads(1)
     X, T, truth = split(data_dir, name, seed, clean)
     start = time.process_time()
     score = MODELS[model](X, seed)
@@ -173,7 +180,7 @@ def main() -> None:
         results = {
             (name, model): [
                 runs.get(f"{protocol}-{name}-{seed}-{model}", run, args.data_dir, name, seed,
-                         clean, model)
+                         clean, model, apart=model in APART)
                 for seed in range(1 if args.quick else args.seeds)
             ]
             for name in sets

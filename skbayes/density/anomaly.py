@@ -21,6 +21,7 @@ MOST_KEPT = 2000
 """Training and calibration rows that are kept for scores chosen after `fit`."""
 
 N_FOLDS = 5
+DEFAULT_ROBUSTNESS = 2.0
 FEW = 500
 
 
@@ -61,8 +62,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     robustness : float or "auto", default="auto"
         The other way to resist such rows: if positive, training is on the beta divergence
         (``objective="beta-divergence"`` of the model, which has to be "elbo" otherwise), in which
-        unlikely rows weigh less. "auto" is 1 for the default model with 500 rows and more, 0 for it
-        with fewer, and leaves a given ``density`` as it is.
+        unlikely rows weigh less. "auto" is 2 for the default model and leaves a given ``density``
+        as it is. Rows that weigh little are not encoded either: for "kl" and "latent_knn" take 0.
     n_neighbors : int, default=5
         Of "latent_knn".
     random_state : int, RandomState or None, default=None
@@ -231,7 +232,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         robustness = self.robustness
         if self.density is None:
             model = default_density(len(rows), n < FEW).set_params(verbose=self.verbose)
-            robustness = float(n >= FEW) if robustness == "auto" else robustness
+            robustness = DEFAULT_ROBUSTNESS if robustness == "auto" else robustness
         else:
             model = clone(self.density)
             robustness = 0.0 if robustness == "auto" else robustness

@@ -119,7 +119,7 @@ class BetaDivergence(Objective):
     .. math:: \frac{1}{c} E_{q(z \mid x)} \Big[ -\frac{1 + b}{b} \big(p(x \mid z)^b - 1\big)
               + \int p(x' \mid z)^{1 + b} dx' \Big] + KL
 
-    Akrami, Joshi, Aydore and Leahy (2022), after the density power divergence of Basu et al.
+    Akrami, Joshi, Li, Aydore and Leahy (2019), after the density power divergence of Basu et al.
     (1998). A row has the weight :math:`(1 + b)\, p(x \mid z)^b` in the gradient, and none as its
     likelihood goes to zero. Different here: the exponent b is ``robustness`` over the number of
     columns; the integral is kept, since the noise is learned; and c is the batch's mean of
