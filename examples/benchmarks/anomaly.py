@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from _common import Runs, finish, installed, load, mean_and_error, parse, rounded, table
 
+PROTOCOLS = ("contaminated", "clean")
 CHOOSE = ("annthyroid", "breastw", "optdigits", "Pima", "thyroid", "WBC", "WDBC", "wine")
 OTHERS = (
     "ALOI", "celeba", "cover", "donors", "fault", "Hepatitis", "http", "InternetAds", "letter",
@@ -168,6 +169,7 @@ def main() -> None:
         ("--out", {"help": "file of results, to go on with"}),
         ("--seeds", {"type": int, "default": 3}),
         ("--sets", {"nargs": "*", "help": "names, default: all that are not for choosing"}),
+        ("--protocols", {"nargs": "*", "default": PROTOCOLS, "choices": PROTOCOLS}),
         ("--models", {"nargs": "*", "help": "names, default: all"}),
     ]
     args = parse(__doc__, *more)
@@ -175,8 +177,8 @@ def main() -> None:
     models = args.models or [m for m in MODELS if not m.startswith("pyod") or installed("pyod")]
     runs = Runs(Path(args.out) if args.out else None)
     figures = {}
-    for clean in (False, True):
-        protocol = "clean" if clean else "contaminated"
+    for protocol in args.protocols:
+        clean = protocol == "clean"
         results = {
             (name, model): [
                 runs.get(f"{protocol}-{name}-{seed}-{model}", run, args.data_dir, name, seed,
