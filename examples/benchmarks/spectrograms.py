@@ -25,7 +25,7 @@ import numpy as np
 from _common import Runs, finish, mean_and_error, parse, rounded, table
 
 SIZE, N_UNLABELLED, N_LABELLED, N_TEST = 128, 3000, 400, 1000
-STRENGTH = 1.0
+STRENGTH = 0.85
 N_LATENT = 20
 CRITERIA = {"mse": "mse", "kl": "elbo", "mmd": "mmd", "gan": "gan", "mmd+gan": "mmd+gan"}
 CLASSIFIERS = ("nearest", "mixture")
