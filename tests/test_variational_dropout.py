@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from skbayes import VariationalDropoutClassifier, VariationalDropoutRegressor
 from skbayes.inference.variational_dropout import KINDS
@@ -120,6 +121,38 @@ def test_every_kind_learns(params):
     np.testing.assert_array_equal(clf.posterior_.draws, again.posterior_.draws)
     with pytest.raises(ValueError, match="improper"):
         clf.sample_prior(X)
+
+
+def test_threshold_of_groups():
+    """Down to it no step costs more than log G for a group that goes; the next one does."""
+    X = np.random.default_rng(0).normal(size=(300, 10)).astype(np.float32)
+    y = (X[:, 0] - X[:, 1] + 0.5 * np.random.default_rng(1).normal(size=300) > 0).astype(int)
+    clf = VariationalDropoutClassifier(
+        (5,), kind="group", max_epochs=400, batch_size=300, standardize=False, random_state=0
+    ).fit(X, y)
+    default = clf.threshold_
+    alphas = np.concatenate([part.ravel() for part in clf.log_alpha_.values()])
+
+    def lost(threshold):
+        """Log likelihood that the quarter above the threshold costs, beyond what it may."""
+        gone = ((alphas >= threshold) & (alphas < threshold + 0.25)).sum()
+        logs = []
+        for t in (threshold + 0.25, threshold):
+            with torch.no_grad():
+                logit = clf.prune(t).to_module()(torch.from_numpy(X)).squeeze(1)
+                loss = binary_cross_entropy_with_logits(
+                    logit, torch.from_numpy(y).float(), reduction="sum"
+                )
+            logs.append(-float(loss))
+        return logs[0] - logs[1] - gone * np.log(len(alphas))
+
+    assert default < 3.0
+    assert all(lost(t) < 1e-3 for t in np.arange(default, 3.0, 0.25))
+    assert lost(default - 0.25) > 0.0
+    clf.prune()
+    assert clf.threshold_ == default
+    kept = clf.masks_["0.weight"].any(0)
+    assert kept[:2].all() and kept[2:].sum() <= 2
 
 
 @pytest.mark.parametrize("params", [{"kind": "sparse"}, {"kind": "group"}], ids=str)

@@ -5,9 +5,9 @@ saturating functions of ten columns each, all of the same weight and of either s
 leaves R2 = 0.7 for the truth. A column is found if any of its weights in the first layer of
 ``VariationalDropoutRegressor`` is kept, at the default threshold; the lasso (``LassoCV``) finds
 those with a coefficient that is not zero. Precision is the share of the found that matter, recall
-the share of those that matter that are found. The settings were chosen on seeds 100 to 102,
-and the default threshold of groups too; seed 0 has been looked at before, so that the figures in the
-documentation are of ``--first-seed 5``.
+the share of those that matter that are found. The settings, the default threshold of groups among
+them, were chosen on seeds 100 to 102. Seed 0 has been looked at before, so that the figures in the
+documentation are those of ``--first-seed 5``.
 
     python examples/benchmarks/feature_selection.py [--out FILE] [--quick]
 """
