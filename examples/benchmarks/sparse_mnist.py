@@ -5,8 +5,8 @@
 the horseshoe (ghs) (Louizos, Ullrich and Welling, 2017). 5,000 of the 60,000 training rows are held
 out: settings and the threshold of log alpha are chosen on them, and the network is trained on the
 other 55,000. The threshold is the one with the highest compression among those whose error on
-the held-out rows is at most SLACK points above the lowest. Errors are those of the pruned network
-at the mean of its weights, as in the papers; with its bits, of the weights rounded to them.
+the held-out rows is at most a standard error above the lowest. Errors are those of the pruned
+network at the mean of its weights, as in the papers; with its bits, of the weights rounded to them.
 
 A run is kept in the folder of ``--state`` after every epoch (about every half minute) and goes on
 from there if it was stopped. On one core LeNet-300-100 takes a quarter of an hour, LeNet-5 hours.
@@ -32,8 +32,7 @@ from skbayes import VariationalDropoutClassifier
 from skbayes.layers.bits import compression_ratio, round_to_bits
 from skbayes.layers.compact import compact
 
-SLACK = 0.1
-THRESHOLDS = (3.0, 2.5, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0)
+THRESHOLDS = np.arange(3.0, -3.25, -0.25)
 N_HELD_OUT = 5_000
 
 # error (%), compression by pruning, and by pruning and precision
@@ -159,7 +158,8 @@ def main() -> None:
         )
     table(shown, digits=2)
     lowest = min(held_out for _, held_out, _ in tried)
-    allowed = [entry for entry in tried if entry[1] <= lowest + SLACK]
+    slack = np.sqrt(lowest * (100 - lowest) / len(rows["held_out"][1]))  # of a percentage
+    allowed = [entry for entry in tried if entry[1] <= lowest + slack]
     threshold = max(allowed, key=lambda entry: entry[2].pruning)[0]
     clf.prune(threshold)
     whole, small = whole_module(clf), compact(whole_module(clf))
