@@ -51,6 +51,7 @@ SETTINGS = {
     "map": {},
     "anchored": {},
     "laplace": {"hessian": "kron"},
+    "vi": {},
     "dropout": {},
     "ep": {},
     "swag": {},
