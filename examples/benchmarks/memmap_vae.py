@@ -2,9 +2,10 @@
 
 10 million rows x 30 columns of float32 (1.2 GB) in a file: two curved clusters in five dimensions,
 mixed into 30 columns with noise. ``VAEDensityEstimator`` fits it from a memory map in one pass of
-minibatches of 1,024 rows (a linear model and one with a deep path beside it), and scores 10,000 rows. Private memory is the peak of RssAnon during the fit less that after
-the imports: pages of the file belong to the system and do not count. The log density of new rows is
-given beside that of a normal with the same mean and covariance.
+minibatches of 1,024 rows (a linear model, and one with a deep path beside it), and scores 10,000
+rows. Private memory is the peak of RssAnon during the fit less that after the imports: pages of the
+file belong to the system and do not count. The log density of new rows is given beside that of a
+normal with the same mean and covariance.
 
     python examples/benchmarks/memmap_vae.py [--quick] [--rows 10000000] [--folder .]
 
