@@ -117,7 +117,7 @@ class StreamingMixin(BaseEstimator):
         before = kept
         kept = kept.add(X, y)
         if method.filters:
-            self._filter(method, before, X, y, seed, again, classes)
+            self._filter(method, before, kept, X, y, seed, again, classes)
             self._reservoir = kept
             return self
         n_draws = method.n_draws
@@ -144,7 +144,7 @@ class StreamingMixin(BaseEstimator):
         self._warn()
         return self
 
-    def _filter(self, method, before: Reservoir, X, y, seed: int, again: bool, classes) -> None:
+    def _filter(self, method, before, kept: Reservoir, X, y, seed: int, again, classes) -> None:
         """Move members on by new rows and some of those before, or train them at first."""
         theta0 = weight = None
         if again:
@@ -163,7 +163,10 @@ class StreamingMixin(BaseEstimator):
         data = self._prepare(X, y, weight, again, seed, classes)
         if again:
             theta0 = self._warm_theta(method, data.target.dtype, data.target.device)
-            method = method.move()
+            remembered = None
+            if getattr(data.target.likelihood, "learned", False):
+                remembered = self._prepare(kept.X, kept.y, None, True, seed, classes).target
+            method = method.move(remembered)
         posterior = self._run(method, data, theta0, seed)
         self._store(posterior, data.inside, seed)
         self._warn()
