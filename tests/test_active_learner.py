@@ -430,7 +430,7 @@ def test_density_and_distance():
         utilities[name] = with_it / without
     assert np.nanargmin(utilities["density"]) == 60
     assert np.nanargmax(utilities["distance"]) == 60
-    d = np.linalg.norm((x[4:, None] - x[:4]) / x[4:].std(0), axis=2).min(1)
+    d = np.linalg.norm((x[4:, None] - x[:4]) / x.std(0), axis=2).min(1)
     ratio = utilities["distance"][4:] / d
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
 

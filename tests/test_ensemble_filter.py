@@ -282,9 +282,7 @@ def test_learned_noise_is_drawn_from_all_rows_and_stays(update, hidden, prior, m
     method = EnsembleFilter(
         5, update=update, inflation="multiplicative", inflation_scale=1.0, max_epochs=5
     )
-    reg = BayesianMLPRegressor(
-        hidden, method=method, prior=prior, noise="learned", random_state=0
-    )
+    reg = BayesianMLPRegressor(hidden, method=method, prior=prior, noise="learned", random_state=0)
     reg.partial_fit(X[:120], y[:120]).partial_fit(X[120:], y[120:])
     assert [n for n, _ in drawn] == [120, 121]  # old rows weigh nothing in the update itself
     own = reg.posterior_.layout.split(torch.as_tensor(reg.posterior_.flat))[1][:, 0]

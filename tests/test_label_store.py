@@ -52,10 +52,10 @@ def test_every_answer_is_written_before_teach_returns(tmp_path):
 
 def test_reopening_resumes(tmp_path):
     path = tmp_path / "labels.sqlite"
-    first = learner(path)
+    first = learner(path, "eve")
     first.run(lambda i, _: TRUTH[i], 6, 2).skip(100)
     first.teach(3, 1).undo()
-    second = learner(path)
+    second = learner(path, "eve")
     np.testing.assert_array_equal(second.labels_, first.labels_)
     assert second.n_answers_ == 6
     np.testing.assert_array_equal(second.predict_proba(X), first.predict_proba(X))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.base import is_classifier, is_regressor
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
 
 from skbayes.active.batch import BATCHES, Batch
-from skbayes.active.missing import known_labels
+from skbayes.active.refit import goes_on
 from skbayes.active.stopping import Stopping
 from skbayes.active.utility import Acquisition
 
@@ -18,6 +20,8 @@ def check_parameters(learner) -> None:
         raise ValueError(
             f"estimator={estimator!r} is not allowed; it must be a classifier or a regressor."
         )
+    if goes_on(estimator):
+        _check_transformers(estimator)
     resolve_acquisition(learner.acquisition).check()
     resolve_batch(learner.batch).check()
     for rule in resolve_rules(learner.stopping):
@@ -28,6 +32,19 @@ def check_parameters(learner) -> None:
         raise ValueError("classes is not allowed with a regressor; leave it None.")
     if len(np.unique(np.asarray(classes))) < 2:
         raise ValueError(f"classes={classes!r} is not allowed; there must be 2 classes or more.")
+
+
+def _check_transformers(estimator) -> None:
+    """Raise where a pipeline that is to start warm needs labels before its final estimator."""
+    while isinstance(estimator, Pipeline):
+        for name, step in estimator.steps[:-1]:
+            if hasattr(step, "fit") and get_tags(step).target_tags.required:
+                raise ValueError(
+                    f"The step {name!r} of the pipeline needs labels, but with warm_start=True it "
+                    "is fitted once, on all rows and without labels; pass warm_start=False to the "
+                    "final estimator, or a step that needs none."
+                )
+        estimator = estimator.steps[-1][1]
 
 
 def resolve_acquisition(given) -> Acquisition:
@@ -65,26 +82,6 @@ def resolve_rules(given) -> list[Stopping]:
     return list(rules)
 
 
-def check_labels(values: np.ndarray, learner, regression: bool) -> None:
-    """Raise unless labels, of which none is missing, are allowed."""
-    values = known_labels(values)
-    if regression:
-        if not np.isfinite(values.astype(np.float64)).all():
-            raise ValueError("Input y contains infinity or a value too large.")
-        return
-    if learner.classes is not None:
-        unknown = set(values.tolist()) - set(np.asarray(learner.classes).tolist())
-        if unknown:
-            raise ValueError(
-                f"y holds {', '.join(sorted(map(repr, unknown)))}, which is not among "
-                f"classes={list(learner.classes)!r}."
-            )
-    elif values.dtype.kind == "i" and _is_auto(learner.missing_label) and (values == -1).any():
-        raise ValueError(
-            "-1 marks rows without a label; pass classes= with all classes if it is one."
-        )
-
-
 def check_number(name: str, value) -> int:
     """Raise unless ``value`` is an integer of at least one."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -93,16 +90,17 @@ def check_number(name: str, value) -> int:
 
 
 def check_indices(name: str, indices, n: int) -> np.ndarray:
-    """Row numbers as an integer array."""
-    out = np.asarray(indices)
+    """Row numbers as an integer array, of a number, several, or a mask of all rows."""
+    out = np.atleast_1d(np.asarray(indices))
+    if out.dtype.kind == "b" and out.shape == (n,):
+        return np.flatnonzero(out)
     if out.ndim != 1 or (out.dtype.kind not in "iu" and len(out)):
-        raise ValueError(f"{name} must be integers in one dimension, not {indices!r}.")
+        raise ValueError(
+            f"{name} must be integers in one dimension, or a mask of {n} booleans, not of shape "
+            f"{out.shape} and type {out.dtype}."
+        )
     out = out.astype(np.intp)
     if len(out) and (out.min() < 0 or out.max() >= n):
         low, high = out.min(), out.max()
         raise ValueError(f"{name} must be from 0 to {n - 1}, but go from {low} to {high}.")
     return out
-
-
-def _is_auto(value) -> bool:
-    return isinstance(value, str) and value == "auto"
