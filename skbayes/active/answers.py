@@ -53,7 +53,7 @@ class Answers(NamedTuple):
         """
         absent = self.absent(values)
         if absent.any():
-            value = values[absent][0]
+            value = values[absent].tolist()[0]
             raise ValueError(
                 f"y holds {value!r}, which is no label. In fit, rows without one are marked by "
                 f"{self.marker!r}; later, pass these rows to skip."
@@ -108,18 +108,19 @@ class Answers(NamedTuple):
     def _check_kinds(self, values: np.ndarray, family: str | None) -> None:
         """Raise unless all labels are whole numbers, or all are strings, as those known are."""
         kinds = _kinds(values)
+        base = family or next(iter(kinds), None)
         for kind, value in kinds.items():
+            value = value.item() if isinstance(value, np.generic) else value
             if kind not in ("number", "string"):
                 raise ValueError(
                     f"Unknown label type: {value!r}; labels of classes must be whole numbers, "
                     "strings or booleans."
                 )
-            for other in (family, *kinds):
-                if other is not None and other != kind:
-                    raise ValueError(
-                        f"y holds {value!r}, a {kind}, where other labels are {other}s; they must "
-                        "be of one kind."
-                    )
+            if kind != base:
+                raise ValueError(
+                    f"y holds {value!r}, a {kind}, where other labels are {base}s; they must be "
+                    "of one kind."
+                )
 
 
 def read_pool(y, n: int, missing_label, classes, regression: bool):

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.base import is_classifier, is_regressor
-from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
 
 from skbayes.active.batch import BATCHES, Batch
-from skbayes.active.refit import goes_on
 from skbayes.active.stopping import Stopping
 from skbayes.active.utility import Acquisition
 
@@ -20,8 +17,6 @@ def check_parameters(learner) -> None:
         raise ValueError(
             f"estimator={estimator!r} is not allowed; it must be a classifier or a regressor."
         )
-    if goes_on(estimator):
-        _check_transformers(estimator)
     resolve_acquisition(learner.acquisition).check()
     resolve_batch(learner.batch).check()
     for rule in resolve_rules(learner.stopping):
@@ -32,19 +27,6 @@ def check_parameters(learner) -> None:
         raise ValueError("classes is not allowed with a regressor; leave it None.")
     if len(np.unique(np.asarray(classes))) < 2:
         raise ValueError(f"classes={classes!r} is not allowed; there must be 2 classes or more.")
-
-
-def _check_transformers(estimator) -> None:
-    """Raise where a pipeline that is to start warm needs labels before its final estimator."""
-    while isinstance(estimator, Pipeline):
-        for name, step in estimator.steps[:-1]:
-            if hasattr(step, "fit") and get_tags(step).target_tags.required:
-                raise ValueError(
-                    f"The step {name!r} of the pipeline needs labels, but with warm_start=True it "
-                    "is fitted once, on all rows and without labels; pass warm_start=False to the "
-                    "final estimator, or a step that needs none."
-                )
-        estimator = estimator.steps[-1][1]
 
 
 def resolve_acquisition(given) -> Acquisition:

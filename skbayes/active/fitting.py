@@ -9,7 +9,7 @@ import numpy as np
 
 from skbayes.active.journal import Journal
 from skbayes.active.missing import known_labels
-from skbayes.active.refit import fit_anew, fit_on, goes_on
+from skbayes.active.refit import FrontError, fit_anew, fit_on, goes_on
 from skbayes.active.rows import n_rows, take
 
 
@@ -56,7 +56,8 @@ class Fitting:
             except BaseException as error:
                 if goes_on(estimator):
                     self.estimator, self.version = None, None
-                if not (few and isinstance(error, ValueError)):
+                early = isinstance(error, ValueError) and not isinstance(error, FrontError)
+                if not (few and early):
                     raise
                 if not one_class:
                     warnings.warn(

@@ -13,6 +13,10 @@ from sklearn.pipeline import Pipeline
 from skbayes.active.rows import take
 
 
+class FrontError(ValueError):
+    """What is before the final estimator of a pipeline cannot be fitted to the pool."""
+
+
 def fit_anew(estimator, X, y, weight):
     """A fitted clone."""
     return clone(estimator).fit(X, y, **_weight_argument(estimator, weight))
@@ -71,7 +75,14 @@ def fit_on(estimator, fitted, pool, X, y, weight, new=None):
     if len(out.steps) > 1:
         front = out[:-1]
         if fitted is None:
-            front.fit(pool)
+            try:
+                front.fit(pool)
+            except (TypeError, ValueError) as error:
+                raise FrontError(
+                    "With warm_start=True what is before the final estimator of a pipeline is "
+                    "fitted once, to all rows of the pool and without labels, which does not work "
+                    f"here; pass warm_start=False where it needs labels. It says: {error}"
+                ) from error
             if isinstance(final, Pipeline):
                 pool = front.transform(pool)
         X = front.transform(X)
