@@ -68,7 +68,8 @@ def _export(args) -> None:
         if event.labels is None:
             continue
         for i, row in enumerate(event.items):
-            weight = "" if event.weights is None else event.weights[i]
+            before = last[row][2] if row in last else ""
+            weight = before if event.weights is None else event.weights[i]
             last[row] = (row, event.labels[i], weight, event.annotator or "", event.time)
     with contextlib.ExitStack() as stack:
         file = sys.stdout
