@@ -166,9 +166,11 @@ def read_pool(y, n: int, missing_label, classes, regression: bool):
 
 def as_labels(y) -> np.ndarray:
     """Labels as an array in one dimension; strings and what is between them stay what they are."""
+    if hasattr(y, "__array__") and not hasattr(y, "iloc"):
+        y = np.asarray(y)
     if isinstance(y, str | bytes) or np.ndim(y) == 0:
         out = np.empty(1, dtype=object)
-        out[0] = y.item() if isinstance(y, np.generic) else y
+        out[0] = y.item() if isinstance(y, np.ndarray) else y
         return out
     if not hasattr(y, "__array__"):
         y = list(y)

@@ -169,9 +169,9 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
         if not len(labels):
             raise ValueError("Found array with 0 sample(s), while a minimum of 1 is required.")
         missing = is_missing(labels, answers.marker)
-        weight = sample_weight
-        if np.shape(weight) == (len(labels),) and not missing.all():
-            weight = np.where(missing, 1.0, np.asarray(weight))
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        if weight is not None and weight.shape == labels.shape and not missing.all():
+            weight = np.where(missing, 1.0, weight)
         weight = check_sample_weight(weight, len(labels))
         seed = draw_seed(self.random_state)
         self.close_store()
