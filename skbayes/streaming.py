@@ -31,8 +31,7 @@ class Reservoir(NamedTuple):
     def add(self, X, y) -> Reservoir:
         """The sample with new rows, which may take the places of others."""
         rng = np.random.default_rng([self.seed, self.n_seen])
-        stack = sp.vstack if sp.issparse(X) else np.concatenate
-        X, y = stack([self.X, X]), np.concatenate([self.y, y])
+        X, y = _stack(self.X, X), np.concatenate([self.y, y])
         keys = np.concatenate([self.keys, rng.random(len(y) - len(self.y))])
         n_seen = self.n_seen + len(y) - len(self.y)
         if len(keys) > MOST_KEPT:
@@ -158,8 +157,7 @@ class StreamingMixin(BaseEstimator):
             if share == 0:
                 chosen = chosen[:0]
             weight = np.concatenate([np.full(len(chosen), share), np.ones(len(y))])
-            stack = sp.vstack if sp.issparse(X) else np.concatenate
-            X, y = stack([before.X[chosen], X]), np.concatenate([before.y[chosen], y])
+            X, y = _stack(before.X[chosen], X), np.concatenate([before.y[chosen], y])
         data = self._prepare(X, y, weight, again, seed, classes)
         if again:
             theta0 = self._warm_theta(method, data.target.dtype, data.target.device)
@@ -196,6 +194,11 @@ class StreamingMixin(BaseEstimator):
                 f"partial_fit goes on with {n_chains} chains, but method now asks for "
                 f"{method.chain_count()}; keep their number, or begin with a clone."
             )
+
+
+def _stack(old, new):
+    """Rows of two chunks in one."""
+    return sp.vstack([old, new]) if sp.issparse(new) else np.concatenate([old, new])
 
 
 def _with_rates(group: dict, factor: float, more: float) -> dict:

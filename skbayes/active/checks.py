@@ -64,13 +64,6 @@ def resolve_rules(given) -> list[Stopping]:
     return list(rules)
 
 
-def check_number(name: str, value) -> int:
-    """Raise unless ``value`` is an integer of at least one."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= 1.")
-    return int(value)
-
-
 def check_indices(name: str, indices, n: int) -> np.ndarray:
     """Row numbers as an integer array, of a number, several, or a mask of all rows."""
     out = np.atleast_1d(np.asarray(indices))

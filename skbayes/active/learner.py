@@ -13,12 +13,12 @@ from skbayes.active.answers import as_labels, read_pool
 from skbayes.active.asking import choose
 from skbayes.active.checks import (
     check_indices,
-    check_number,
     check_parameters,
     resolve_acquisition,
     resolve_batch,
     resolve_rules,
 )
+from skbayes.active.counts import check_count
 from skbayes.active.delegate import DelegatingMixin
 from skbayes.active.draws import Draws
 from skbayes.active.fitting import Fitting
@@ -297,8 +297,8 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
             If a label is not allowed; the others that came with it are taught first.
         """
         self._check_fitted()
-        check_number("n_per_query", n_per_query)
-        left = check_number("budget", budget)
+        check_count("n_per_query", n_per_query)
+        left = check_count("budget", budget)
         self._look_at_rules()  # which may have been changed
         while left > 0 and self.stop_reason_ is None and self._journal.open_rows().any():
             rows = self.query(min(n_per_query, left))
@@ -348,7 +348,7 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
             If there is no candidate, or the acquisition function does not go with the estimator.
         """
         self._check_fitted()
-        n = check_number("n", n)
+        n = check_count("n", n)
         self._journal.sync()
         self._bring_up_to_date()
         own = X is None

@@ -128,8 +128,11 @@ by("number").onsubmit = event => {
 };
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || !now) return;
-  if (event.repeat) return;  // a key held down is one answer, not one for every row to come
   if (event.target.tagName === "INPUT") return;
+  if (event.repeat) {  // a key held down is one answer, not one for every row to come
+    if (event.key === " " || event.key === "Enter") event.preventDefault();
+    return;
+  }
   const k = KEYS.indexOf(event.key);
   if (event.key === " ") { event.preventDefault(); by("skip").click(); }
   else if (event.key === "Backspace") { event.preventDefault(); by("undo").click(); }

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import cohen_kappa_score
 
 from skbayes.active import acquisition, moments
+from skbayes.active.counts import check_count
 from skbayes.active.draws import Draws
 
 
@@ -203,8 +204,4 @@ def _concordance(a, b) -> float:
 
 
 def _count(rule, name: str) -> None:
-    value = getattr(rule, name)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(
-            f"{type(rule).__name__}: {name}={value!r} is not allowed; it must be an integer >= 1."
-        )
+    check_count(f"{type(rule).__name__}: {name}", getattr(rule, name))

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from skbayes.active import acquisition, moments
+from skbayes.active.counts import check_count
 from skbayes.active.draws import Draws
 from skbayes.active.rows import REFERENCE, Geometry, n_rows, take
 
@@ -130,10 +131,7 @@ class Acquisition(BaseEstimator):
         for name, value, low in [("n_draws", self.n_draws, 2), ("n_targets", self.n_targets, 1)]:
             if name == "n_draws" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise ValueError(
-                    f"Acquisition: {name}={value!r} is not allowed; it must be an integer >= {low}."
-                )
+            check_count(f"Acquisition: {name}", value, low)
         if not isinstance(self.corrected, bool | np.bool_):
             raise ValueError(
                 f"Acquisition: corrected={self.corrected!r} is not allowed; it must be True or "

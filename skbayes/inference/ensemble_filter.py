@@ -71,8 +71,8 @@ class EnsembleFilter(Method):
     inflation_scale : float, default=0.1
         q, or lambda (at least 1; 1 is none).
     taper : float, default=0.5
-        Of ``"kalman"``: factor on the covariances of weights and outputs for each layer between
-        them; 1 is none.
+        Of ``"kalman"`` (without effect on ``"gradient"``): factor on the covariances of weights and
+        outputs for each layer between them; 1 is none.
     n_replay : int or None, default=None
         Rows seen before that an update sees at most, a sample of them; None are all that are
         remembered.
@@ -89,7 +89,7 @@ class EnsembleFilter(Method):
     n_iter_no_change : int, default=10
         See above.
     n_kalman_steps : int, default=4
-        Of ``"kalman"``: parts that the data are taken in.
+        Of ``"kalman"`` (without effect on ``"gradient"``): parts that the data are taken in.
     """
 
     needs = frozenset({"perturbed"})
