@@ -222,6 +222,13 @@ def test_labels_of_a_store_are_read_as_all_others(tmp_path):
     late = ActiveLearner(LogisticRegression()).fit(X).open_store(numbers)  # which tells the classes
     with pytest.raises(ValueError, match="not among classes"):
         late.teach(0, 8)
+    third = tmp_path / "third"
+    learner(third).close_store()  # which tells the kind
+    with pytest.raises(ValueError, match="other labels are numbers"):
+        ActiveLearner(LogisticRegression()).fit(X).open_store(third).teach(0, "a")
+    ActiveLearner(Ridge(), "random").fit(X).open_store(tmp_path / "fourth").teach(0, 0.5)
+    with pytest.raises(ValueError, match="answers of a regression"):
+        ActiveLearner(LogisticRegression()).fit(X).open_store(tmp_path / "fourth")
 
 
 def test_a_fit_that_is_refused_leaves_the_file_open(tmp_path):

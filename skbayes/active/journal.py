@@ -48,6 +48,7 @@ class Journal:
         self.version = 0
         self._store: LabelStore | None = None
         self._position = 0  # in the store
+        self._kind: str | None = None  # of labels, as the store has it
         self.annotator: str | None = None
         self._writers: list[str] = []  # a name for every time that a store was opened
         self._sign()
@@ -78,7 +79,7 @@ class Journal:
         if self.labels.dtype != object:
             return family_of(self.labels)
         known = self.labelled_rows()[:1]
-        return family_of(self.labels[known])
+        return family_of(self.labels[known]) or self._kind
 
     # ----------------------------------------------------------------- writing
 
@@ -201,6 +202,8 @@ class Journal:
             answers = self.answers
             if not regression:
                 answers = answers._replace(classes=store.classes)
+                if store.kind == "regression":
+                    raise ValueError(f"{path} holds the answers of a regression.")
             mine = [e for e in self.current() if e.kind == "label"]
             answers.check_events([*found, *mine], self.family(), len(self.labels))
             there = {event.uid for event in found}
@@ -212,7 +215,7 @@ class Journal:
             raise
         self.close()
         self._store, self._position = store, 0
-        self.answers, self.annotator = answers, annotator
+        self.answers, self.annotator, self._kind = answers, annotator, store.kind
         self._sign()
         self._events, self._mine = [], []
         self._rebuild()

@@ -89,8 +89,8 @@ class LabelStore:
 
     Attributes
     ----------
-    classes : list or None
-        All classes, by whoever told them.
+    kind, classes : str or None, list or None
+        The kind of labels, and all classes, by whoever told them first.
 
     Raises
     ------
@@ -109,10 +109,10 @@ class LabelStore:
         classes: list | None = None,
     ) -> None:
         self.path = os.fspath(path)
-        self.classes = classes
+        self.kind, self.classes = kind, classes
         self._connection = connect(self.path)
         try:
-            self._open(print_of_rows, n_rows, kind)
+            self._open(print_of_rows, n_rows)
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise _told(self.path, error) from None
@@ -122,7 +122,7 @@ class LabelStore:
             self._connection.close()
             raise
 
-    def _open(self, print_of_rows: str, n_rows: int, kind: str | None) -> None:
+    def _open(self, print_of_rows: str, n_rows: int) -> None:
         connection = self._connection
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute("BEGIN IMMEDIATE")
@@ -140,11 +140,13 @@ class LabelStore:
                 f"{self.path} holds labels of another X: {detail}. Pass the X that it was made "
                 "with, in the same order, or another file."
             )
-        if kind is not None and known.get("kind", kind) != kind:
+        kind = known.get("kind", self.kind)
+        if self.kind not in (None, kind):
             raise ValueError(
-                f"{self.path} holds labels of the kind {known['kind']!r}, but those of this "
-                f"learner are of the kind {kind!r}."
+                f"{self.path} holds labels of the kind {kind!r}, but those of this learner are of "
+                f"the kind {self.kind!r}."
             )
+        self.kind = kind
         before = json.loads(known.get("classes", "[]"))
         if self.classes is None:
             self.classes = before or None
