@@ -93,6 +93,7 @@ class EnsembleFilter(Method):
     """
 
     needs = frozenset({"perturbed"})
+    remembered = None  # of an update, see `move`
     can_stream = True
     filters = True
 
@@ -237,8 +238,6 @@ class EnsembleFilter(Method):
 
 class _Update(EnsembleFilter):
     """An update of the filter: `run` moves members on."""
-
-    remembered = None
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Inflate ``theta0`` and move it on; old rows have the weights of `old_weight`."""
