@@ -176,12 +176,8 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
         seed = draw_seed(self.random_state)
         self.close_store()
         self.X_, self.missing_label_ = X, answers.marker
-        self._journal, self._fitting, self._rules = (
-            Journal(labels, weight, answers),
-            Fitting(),
-            Rules(),
-        )
-        self._seed = seed
+        self._journal = Journal(labels, weight, answers)
+        self._fitting, self._rules, self._seed = Fitting(), Rules(), seed
         rng = np.random.default_rng([seed, 1])
         among = np.flatnonzero(missing if missing.any() else ~missing)
         self._stop_rows = np.sort(rng.choice(among, min(STOP_ROWS, len(among)), replace=False))
