@@ -31,8 +31,7 @@ class Reservoir(NamedTuple):
     def add(self, X, y) -> Reservoir:
         """The sample with new rows, which may take the places of others."""
         rng = np.random.default_rng([self.seed, self.n_seen])
-        stack = sp.vstack if sp.issparse(X) else np.concatenate
-        X, y = stack([self.X, X]), np.concatenate([self.y, y])
+        X, y = _stack(self.X, X), np.concatenate([self.y, y])
         keys = np.concatenate([self.keys, rng.random(len(y) - len(self.y))])
         n_seen = self.n_seen + len(y) - len(self.y)
         if len(keys) > MOST_KEPT:
@@ -117,7 +116,7 @@ class StreamingMixin(BaseEstimator):
         before = kept
         kept = kept.add(X, y)
         if method.filters:
-            self._filter(method, before, X, y, seed, again, classes)
+            self._filter(method, before, kept, X, y, seed, again, classes)
             self._reservoir = kept
             return self
         n_draws = method.n_draws
@@ -144,7 +143,7 @@ class StreamingMixin(BaseEstimator):
         self._warn()
         return self
 
-    def _filter(self, method, before: Reservoir, X, y, seed: int, again: bool, classes) -> None:
+    def _filter(self, method, before, kept: Reservoir, X, y, seed: int, again, classes) -> None:
         """Move members on by new rows and some of those before, or train them at first."""
         theta0 = weight = None
         if again:
@@ -158,12 +157,14 @@ class StreamingMixin(BaseEstimator):
             if share == 0:
                 chosen = chosen[:0]
             weight = np.concatenate([np.full(len(chosen), share), np.ones(len(y))])
-            stack = sp.vstack if sp.issparse(X) else np.concatenate
-            X, y = stack([before.X[chosen], X]), np.concatenate([before.y[chosen], y])
+            X, y = _stack(before.X[chosen], X), np.concatenate([before.y[chosen], y])
         data = self._prepare(X, y, weight, again, seed, classes)
         if again:
             theta0 = self._warm_theta(method, data.target.dtype, data.target.device)
-            method = method.move()
+            remembered = None
+            if getattr(data.target.likelihood, "learned", False):
+                remembered = self._prepare(kept.X, kept.y, None, True, seed, classes).target
+            method = method.move(remembered)
         posterior = self._run(method, data, theta0, seed)
         self._store(posterior, data.inside, seed)
         self._warn()
@@ -193,6 +194,11 @@ class StreamingMixin(BaseEstimator):
                 f"partial_fit goes on with {n_chains} chains, but method now asks for "
                 f"{method.chain_count()}; keep their number, or begin with a clone."
             )
+
+
+def _stack(old, new):
+    """Rows of two chunks in one."""
+    return sp.vstack([old, new]) if sp.issparse(new) else np.concatenate([old, new])
 
 
 def _with_rates(group: dict, factor: float, more: float) -> dict:

@@ -81,7 +81,7 @@ def test_expected_utility_by_enumeration(function, G, corrected, monkeypatch):
 
     want = value(star)
     if corrected:
-        want = want - value(star[[2, 3, 0, 1]])
+        want = want - value(star[acq.elsewhere(K)])
     np.testing.assert_allclose(function(logs, targets, corrected), want, **EXACT)
 
 
@@ -130,6 +130,17 @@ def test_corrections_repair_the_mean_over_draws():
     mended = np.mean([acq.epig(*d).mean() for d in some])
     assert plain > 1.3 * truth
     assert abs(mended - truth) < 0.3 * (plain - truth)
+
+
+@pytest.mark.parametrize("length", [2, 25, 50])
+def test_correction_leaves_what_chains_know_from_each_other(length):
+    # every chain sits in a mode of its own: all draws of a chain say the same
+    mode = np.repeat(np.resize([1.0, -1.0], 100 // length), length)
+    logs = log_softmax(np.stack([0 * mode, 2 * mode], -1), -1)[:, None]
+    plain = acq.epig(logs, logs, False)
+    np.testing.assert_allclose(acq.epig(logs, logs), plain, rtol=0.15)
+    assert sorted(acq.elsewhere(7)) == list(range(7))
+    assert (acq.elsewhere(7) != np.arange(7)).all()
 
 
 # ------------------------------------------------------------------- regression

@@ -52,10 +52,10 @@ def test_every_answer_is_written_before_teach_returns(tmp_path):
 
 def test_reopening_resumes(tmp_path):
     path = tmp_path / "labels.sqlite"
-    first = learner(path)
+    first = learner(path, "eve")
     first.run(lambda i, _: TRUTH[i], 6, 2).skip(100)
     first.teach(3, 1).undo()
-    second = learner(path)
+    second = learner(path, "eve")
     np.testing.assert_array_equal(second.labels_, first.labels_)
     assert second.n_answers_ == 6
     np.testing.assert_array_equal(second.predict_proba(X), first.predict_proba(X))
@@ -167,3 +167,89 @@ def test_copies_do_not_share_the_file(tmp_path):
     assert written(path) == []
     model.fit(X, model.labels_).teach(6, 0)  # a new pool has no file
     assert written(path) == []
+
+
+def test_another_store_takes_all_that_it_lacks(tmp_path):
+    first, second = tmp_path / "a.sqlite", tmp_path / "b.sqlite"
+    model = learner(first, "eve").teach([5, 70], TRUTH[[5, 70]])
+    copied = pickle.loads(pickle.dumps(model))
+    model.open_store(second).teach(6, 0)
+    assert model.n_answers_ == 3
+    assert [row[1] for row in written(second)] == ["[5, 70]", "[6]"]
+    assert written(second)[0][3] == "eve"
+    assert len(written(first)) == 1
+    assert copied.open_store(tmp_path / "c.sqlite").n_answers_ == 2
+    assert learner(tmp_path / "c.sqlite").n_answers_ == 2
+    model.open_store(first)  # which has one of its answers already
+    assert [row[1] for row in written(first)] == ["[5, 70]", "[6]"]
+
+
+def test_what_is_taken_back_while_the_file_is_closed_stays_so(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    model = learner(path).teach(5, 1).close_store()
+    assert model.undo().tolist() == [5]
+    assert model.open_store(path).labels_[5] == -1
+    assert learner(path).n_answers_ == 0
+
+
+def test_those_without_a_name_take_back_their_own_only(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    one, other = learner(path), learner(path)
+    one.teach(5, 0)
+    other.teach(6, 0)
+    assert one.undo().tolist() == [5]
+    assert other.undo().tolist() == [6]
+    assert one.teach(7, 0).close_store().open_store(path).undo().tolist() == [7]
+    copied = pickle.loads(pickle.dumps(one)).open_store(path)
+    copied.teach(8, 0)
+    assert one.undo().tolist() == []
+
+
+def test_labels_of_a_store_are_read_as_all_others(tmp_path):
+    words, numbers, own = (tmp_path / name for name in ("words", "numbers", "own"))
+    ActiveLearner(LogisticRegression()).fit(X).open_store(words).teach([0, 60], ["a", "b"])
+    learner(numbers, classes=[0, 1, 2, 7]).teach(5, 7)
+    for kwargs in ({}, {"classes": [0, 1, 2]}):
+        model = learner(own, **kwargs)
+        n = len(written(own))
+        for path, message in ((words, "'string'|a string"), (numbers, "7")):
+            if kwargs or path is words:
+                with pytest.raises(ValueError, match=message):
+                    model.open_store(path)
+        model.teach(10 + n, 0)  # the file that was open still is, and takes answers
+        assert len(written(own)) == n + 1
+    assert len(written(words)) == len(written(numbers)) == 1
+    late = ActiveLearner(LogisticRegression()).fit(X).open_store(numbers)  # which tells the classes
+    with pytest.raises(ValueError, match="not among classes"):
+        late.teach(0, 8)
+    third = tmp_path / "third"
+    learner(third).close_store()  # which tells the kind
+    with pytest.raises(ValueError, match="other labels are numbers"):
+        ActiveLearner(LogisticRegression()).fit(X).open_store(third).teach(0, "a")
+    ActiveLearner(Ridge(), "random").fit(X).open_store(tmp_path / "fourth").teach(0, 0.5)
+    with pytest.raises(ValueError, match="answers of a regression"):
+        ActiveLearner(LogisticRegression()).fit(X).open_store(tmp_path / "fourth")
+
+
+def test_a_fit_that_is_refused_leaves_the_file_open(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    model = learner(path)
+    with pytest.raises(ValueError):
+        model.fit(X, np.full(149, 0))
+    model.teach(5, 0)
+    assert len(written(path)) == 1
+
+
+def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        learner(tmp_path / "nothing" / "labels.sqlite")
+    with pytest.raises(OSError, match="cannot be opened"):
+        learner(tmp_path)
+    path = tmp_path / "labels.sqlite"
+    learner(path).close_store()
+    monkeypatch.setattr("skbayes.active.store.WAIT", 0.1)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(TimeoutError, match="locked by another process"):
+        learner(path)
+    other.close()

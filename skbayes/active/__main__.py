@@ -1,8 +1,12 @@
-"""``python -m skbayes.active serve data.csv ...``: label a file in the browser."""
+"""``python -m skbayes.active serve data.csv ...``: label a file in the browser.
+
+``python -m skbayes.active export labels.sqlite`` writes the labels of a store as CSV.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import sys
 import webbrowser
@@ -17,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skbayes import ActiveLearner, BayesianMLPClassifier
 from skbayes.active.checks import resolve_acquisition
 from skbayes.active.missing import empty_labels
+from skbayes.active.store import standing_events
 from skbayes.active.utility import ACQUISITIONS
 
 
@@ -33,12 +38,15 @@ def main(argv: list[str] | None = None) -> None:
     add("--annotator", help="name that is written with the answers")
     add("--model", choices=("bayes", "logistic"), default="bayes", help="what learns")
     add("--acquisition", default="auto", choices=("auto", *ACQUISITIONS))
-    add("--port", type=int, default=0)
+    add("--port", type=_port, default=0)
     add("--seed", type=int, default=0)
     add("--open", action="store_true", help="open the browser too")
+    add = commands.add_parser("export", help="write the labels of a store as CSV").add_argument
+    add("store", help="file that serve has kept the answers in")
+    add("--output", help="file to write; the terminal without it")
     args = parser.parse_args(argv)
     try:
-        _serve(args)
+        (_serve if args.command == "serve" else _export)(args)
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
 
@@ -51,6 +59,26 @@ def _serve(args) -> None:
     if args.open:
         webbrowser.open(server.url)
     server.wait()
+
+
+def _export(args) -> None:
+    """Row, label, weight, annotator and time of the last answer about each row."""
+    last: dict[int, tuple] = {}
+    for event in standing_events(args.store):
+        if event.labels is None:
+            continue
+        for i, row in enumerate(event.items):
+            before = last[row][2] if row in last else ""
+            weight = before if event.weights is None else event.weights[i]
+            last[row] = (row, event.labels[i], weight, event.annotator or "", event.time)
+    with contextlib.ExitStack() as stack:
+        file = sys.stdout
+        if args.output is not None:
+            path = Path(args.output)
+            file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "label", "weight", "annotator", "time"])
+        writer.writerows(last[row] for row in sorted(last))
 
 
 def make_learner(args):
@@ -80,7 +108,10 @@ def read(path: str, text: str | None, label: str | None, classes: list[str]):
     if path.endswith(".npy"):
         if text is not None or label is not None:
             raise ValueError("--text and --label are for .csv files.")
-        X = np.load(path)
+        try:
+            X = np.load(path)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an array: {error}") from None
         if X.ndim < 2:
             raise ValueError(f"{path} must hold rows or pictures, but has the shape {X.shape}.")
         return X, empty_labels(len(X), False), None
@@ -99,24 +130,49 @@ def read(path: str, text: str | None, label: str | None, classes: list[str]):
         column = header.index(text)
         return [row[column] for row in table], y, None
     columns = [j for j, name in enumerate(header) if name != label]
-    try:
-        X = np.array([[float(row[j]) for j in columns] for row in table])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; texts need --text.") from None
+    X = np.array(
+        [
+            [_number(row[j], f"{path}: row {i}, column {header[j]!r}") for j in columns]
+            for i, row in enumerate(table, 2)
+        ]
+    )
     names = [header[j] for j in columns]
     return X, y, lambda i: dict(zip(names, X[i], strict=True))
 
 
 def _table(path: str) -> tuple[list[str], list[list[str]]]:
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    csv.field_size_limit(1 << 30)  # texts may be long
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table in UTF-8: {error}.") from None
     if len(rows) < 2:
         raise ValueError(f"{path} must have a header and at least one row.")
     header = rows[0]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path} has several columns of the name {', '.join(map(repr, twice))}.")
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(header):
             raise ValueError(f"{path}: row {number} has {len(row)} cells, not {len(header)}.")
     return header, rows[1:]
+
+
+def _number(cell: str, where: str) -> float:
+    """A cell as a number."""
+    try:
+        return float(cell)
+    except ValueError:
+        what = repr(cell) if cell else "an empty cell"
+        raise ValueError(f"{where} is {what}, not a number; texts need --text.") from None
+
+
+def _port(text: str) -> int:
+    """A port, 0 for any."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; it must be from 0 to 65535")
+    return int(text)
 
 
 def _flat(X):

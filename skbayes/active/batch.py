@@ -7,6 +7,7 @@ from scipy.special import entr
 from sklearn.base import BaseEstimator
 
 from skbayes.active.acquisition import BLOCK
+from skbayes.active.counts import check_count
 from skbayes.active.moments import Moments
 
 
@@ -278,8 +279,4 @@ def _positive(batch, name: str) -> None:
 
 
 def _count(batch, name: str) -> None:
-    value = getattr(batch, name)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(
-            f"{type(batch).__name__}: {name}={value!r} is not allowed; it must be an integer >= 1."
-        )
+    check_count(f"{type(batch).__name__}: {name}", getattr(batch, name))

@@ -6,7 +6,6 @@ import numpy as np
 from sklearn.base import is_classifier, is_regressor
 
 from skbayes.active.batch import BATCHES, Batch
-from skbayes.active.missing import known_labels
 from skbayes.active.stopping import Stopping
 from skbayes.active.utility import Acquisition
 
@@ -65,44 +64,18 @@ def resolve_rules(given) -> list[Stopping]:
     return list(rules)
 
 
-def check_labels(values: np.ndarray, learner, regression: bool) -> None:
-    """Raise unless labels, of which none is missing, are allowed."""
-    values = known_labels(values)
-    if regression:
-        if not np.isfinite(values.astype(np.float64)).all():
-            raise ValueError("Input y contains infinity or a value too large.")
-        return
-    if learner.classes is not None:
-        unknown = set(values.tolist()) - set(np.asarray(learner.classes).tolist())
-        if unknown:
-            raise ValueError(
-                f"y holds {', '.join(sorted(map(repr, unknown)))}, which is not among "
-                f"classes={list(learner.classes)!r}."
-            )
-    elif values.dtype.kind == "i" and _is_auto(learner.missing_label) and (values == -1).any():
-        raise ValueError(
-            "-1 marks rows without a label; pass classes= with all classes if it is one."
-        )
-
-
-def check_number(name: str, value) -> int:
-    """Raise unless ``value`` is an integer of at least one."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= 1.")
-    return int(value)
-
-
 def check_indices(name: str, indices, n: int) -> np.ndarray:
-    """Row numbers as an integer array."""
-    out = np.asarray(indices)
+    """Row numbers as an integer array, of a number, several, or a mask of all rows."""
+    out = np.atleast_1d(np.asarray(indices))
+    if out.dtype.kind == "b" and out.shape == (n,):
+        return np.flatnonzero(out)
     if out.ndim != 1 or (out.dtype.kind not in "iu" and len(out)):
-        raise ValueError(f"{name} must be integers in one dimension, not {indices!r}.")
+        raise ValueError(
+            f"{name} must be integers in one dimension, or a mask of {n} booleans, not of shape "
+            f"{out.shape} and type {out.dtype}."
+        )
     out = out.astype(np.intp)
     if len(out) and (out.min() < 0 or out.max() >= n):
         low, high = out.min(), out.max()
         raise ValueError(f"{name} must be from 0 to {n - 1}, but go from {low} to {high}.")
     return out
-
-
-def _is_auto(value) -> bool:
-    return isinstance(value, str) and value == "auto"

@@ -10,8 +10,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils.metaestimators import available_if
 
+from skbayes.active.answers import as_labels
 from skbayes.active.journal import Journal
-from skbayes.active.missing import is_missing, known_labels
+from skbayes.active.missing import known_labels
 from skbayes.active.rows import as_rows, take
 from skbayes.pipeline import split_pipeline
 
@@ -57,7 +58,7 @@ class DelegatingMixin(BaseEstimator):
 
     _journal: Journal
 
-    def _refit(self, taught) -> None:
+    def _refit(self) -> None:
         """Fit the estimator."""
         raise NotImplementedError("abstract")
 
@@ -94,9 +95,9 @@ class DelegatingMixin(BaseEstimator):
         float
         """
         model = self._model()
-        X, labels = as_rows(X), np.asarray(as_rows(y))
+        X, labels = as_rows(X), as_labels(y)
         check_consistent_length(X, labels)
-        missing = is_missing(labels, self.missing_label_)
+        missing = self._journal.answers.unlabelled(labels)
         weight = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)}
         if missing.any():
             rows = np.flatnonzero(~missing)
@@ -123,12 +124,15 @@ class DelegatingMixin(BaseEstimator):
 
     def _model_for(self, name: str):
         """The fitted estimator, for an attribute that is not there without it."""
-        if "estimator_" not in self.__dict__:
-            raise AttributeError(f"ActiveLearner has no {name} before its estimator is fitted.")
-        return self.estimator_
+        try:
+            return self._model()
+        except NotFittedError:
+            raise AttributeError(
+                f"ActiveLearner has no {name} before its estimator is fitted."
+            ) from None
 
     def __sklearn_is_fitted__(self):
-        return "estimator_" in self.__dict__
+        return hasattr(self, "estimator_")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -143,11 +147,16 @@ class DelegatingMixin(BaseEstimator):
             tags.classifier_tags.multi_label = False
         return tags
 
+    def _bring_up_to_date(self) -> None:
+        """Fit the estimator where labels have changed since the last fit."""
+        if self._is_stale():
+            self._refit()
+
     def _model(self):
         """The fitted estimator, brought up to date."""
-        if "_journal" in self.__dict__ and self._is_stale():
-            self._refit(np.empty(0, dtype=int))
-        if "estimator_" not in self.__dict__:
+        if "_journal" in self.__dict__:
+            self._bring_up_to_date()
+        if not hasattr(self, "estimator_"):
             what = "has no labels that its estimator can be fitted to; teach it some"
             if "_journal" not in self.__dict__:
                 what = "is not fitted yet; call fit"

@@ -52,7 +52,8 @@ class Draws:
     Attributes
     ----------
     several : bool
-        Whether there is more than one draw: `predict_draws`, or the members of a committee.
+        Whether there is more than one draw: `predict_draws`, or the members of a committee that
+        vote with equal weights.
     """
 
     def __init__(self, estimator, n_draws: int | None = None) -> None:
@@ -60,7 +61,8 @@ class Draws:
         self.transform, self.final = split_pipeline(estimator)
         self.regression = is_regressor(self.final)
         self.posterior = hasattr(self.final, "predict_draws")
-        self.several = self.posterior or isinstance(self.final, COMMITTEES)
+        self.members = _members(self.final, n_draws)
+        self.several = self.posterior or len(self.members) > 1
         posterior = getattr(self.final, "posterior_", None)
         self.n_known = None if posterior is None else posterior.n_chains * posterior.n_draws
         if self.n_known == 1:  # a mode, which does not disagree with itself
@@ -88,14 +90,17 @@ class Draws:
             n_draws = self.n_known or 100
             n_draws = min(n_draws, self.n_draws or n_draws)
         elif self.several:
-            n_draws = len(self.final.estimators_)
+            n_draws = len(self.members)
         return max(64, BLOCK // (n_draws * max(n_classes, 2)))
 
     def _members(self, X):
         """Predictions of a committee's members."""
         final = self.final
-        members = [member for member in final.estimators_ if member is not None]
+        members = self.members
+        if hasattr(X, "iloc") and not isinstance(final, VotingClassifier | VotingRegressor):
+            X = X.to_numpy()  # as the whole gives it to its members
         columns = getattr(final, "estimators_features_", [slice(None)] * len(members))
+        columns = columns[: len(members)]
         seen = [X if isinstance(c, slice) else X[:, c] for c in columns]
         if self.regression:
             mean = np.stack([m.predict(part) for m, part in zip(members, seen, strict=True)])
@@ -143,3 +148,13 @@ class Draws:
             f"{type(self.final).__name__} tells nothing of its uncertainty (predict_draws, the "
             "members of a committee, or return_std); only acquisition='random' works with it."
         )
+
+
+def _members(final, n_draws: int | None) -> list:
+    """Members of a committee, which are draws where all have the same weight."""
+    if not isinstance(final, COMMITTEES):
+        return []
+    weights = getattr(final, "weights", None)
+    if weights is not None and len(np.unique(weights)) > 1:
+        return []
+    return [member for member in final.estimators_ if member is not None][:n_draws]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import numpy as np
 
+from skbayes.active.answers import Answers, as_labels, family_of
 from skbayes.active.missing import is_missing, put
 from skbayes.active.store import Event, LabelStore, now, plain, rows_fingerprint
 
@@ -19,8 +21,8 @@ class Journal:
         Labels at first.
     weights : ndarray of shape (n_rows,) or None
         Weights at first.
-    marker : object
-        What marks rows without a label.
+    answers : Answers
+        What labels may be.
 
     Attributes
     ----------
@@ -32,17 +34,24 @@ class Journal:
         Rows that have a label by an event.
     version : int
         Changes with the labels.
+    news : list of Event
+        Events since a fit last took them out.
     """
 
-    def __init__(self, labels: np.ndarray, weights: np.ndarray | None, marker: Any) -> None:
+    def __init__(self, labels: np.ndarray, weights: np.ndarray | None, answers: Answers) -> None:
         self._first = (labels, weights)
-        self.marker = marker
+        self.answers, self.marker = answers, answers.marker
         self._events: list[Event] = []
-        self._mine: list[int] = []  # numbers of own labels and skips that were not taken back
-        self._unsaved: list[int] = []  # events that are in no file
+        self._mine: list[str] = []  # own labels and skips that were not taken back
+        self._known: set[str] = set()  # events that were in the news
+        self.news: list[Event] = []
         self.version = 0
         self._store: LabelStore | None = None
+        self._position = 0  # in the store
+        self._kind: str | None = None  # of labels, as the store has it
         self.annotator: str | None = None
+        self._writers: list[str] = []  # a name for every time that a store was opened
+        self._sign()
         self._rebuild()
 
     # ----------------------------------------------------------------- reading
@@ -61,12 +70,26 @@ class Journal:
     def current(self) -> list[Event]:
         """Labels and skips that were not taken back."""
         gone = {event.target for event in self._events if event.kind == "undo"}
-        return [e for e in self._events if e.kind != "undo" and e.id not in gone]
+        return [e for e in self._events if e.kind != "undo" and e.uid not in gone]
+
+    def family(self) -> str | None:
+        """Of the labels that are known, see `skbayes.active.answers.family_of`."""
+        if self.answers.classes is not None:
+            return family_of(as_labels(self.answers.classes))
+        if self.labels.dtype != object:
+            return family_of(self.labels)
+        known = self.labelled_rows()[:1]
+        return family_of(self.labels[known]) or self._kind
 
     # ----------------------------------------------------------------- writing
 
+    def read(self, values: np.ndarray) -> np.ndarray:
+        """Labels of their own kind, see `Answers.read`; others' answers are taken in before."""
+        self.sync()
+        return self.answers.read(values, self.family())
+
     def label(self, rows, values: np.ndarray, weights: np.ndarray | None) -> None:
-        """Put labels of rows down."""
+        """Put labels down, as `read` gives them."""
         put(self.labels, rows, values, self.marker)  # raises before anything is written
         self._add("label", rows, plain(values), None if weights is None else plain(weights))
 
@@ -79,33 +102,52 @@ class Journal:
         self.sync()
         if not self._mine:
             return np.empty(0, dtype=np.intp), False
-        target = self._mine[-1]
-        last = next(event for event in self._events if event.id == target)
-        self._add("undo", last.items, target=target)
+        last = self._find(self._mine[-1])
+        assert last is not None
+        self._add("undo", last.items, target=last.uid)
         return np.array(last.items, dtype=np.intp), last.kind == "label"
 
     def _add(self, kind: str, rows, labels=None, weights=None, target=None) -> None:
-        items = [int(i) for i in rows]
+        event = Event(
+            0,
+            kind,
+            [int(i) for i in rows],
+            labels,
+            weights,
+            target,
+            self.annotator,
+            now(),
+            self._writers[-1],
+            uuid.uuid4().hex,
+        )
         if self._store is not None:
-            self._store.append(kind, items, labels, weights, target, self.annotator)
+            self._store.add([event])
             self.sync()  # by way of the file, so that events are in its order
-            return
-        number = 1 + (self._events[-1].id if self._events else 0)
-        event = Event(number, kind, items, labels, weights, target, self.annotator, now())
-        self._unsaved.append(number)
-        self._take([event])
+        else:
+            self._take([event])
+
+    def was_label(self, undo: Event) -> bool:
+        """Whether it was labels that an undo took back."""
+        target = self._find(undo.target)
+        return target is None or target.kind == "label"
+
+    def _find(self, uid: str | None) -> Event | None:
+        return next((event for event in reversed(self._events) if event.uid == uid), None)
 
     def _take(self, events: list[Event]) -> None:
         """Add events, which are on disk already where there is a store."""
         self._events += events
         for event in events:
-            if event.annotator == self.annotator:
-                if event.kind == "undo":
-                    self._mine = [number for number in self._mine if number != event.target]
-                else:
-                    self._mine.append(event.id)
-        if any(event.kind != "skip" for event in events):
-            self.version += 1
+            named = self.annotator is not None and event.annotator == self.annotator
+            if event.kind == "undo":
+                self._mine = [uid for uid in self._mine if uid != event.target]
+            elif named or event.writer in self._writers:
+                self._mine.append(event.uid)
+            if event.uid not in self._known:
+                self._known.add(event.uid)
+                self.news.append(event)
+            if event.kind == "label" or (event.kind == "undo" and self.was_label(event)):
+                self.version += 1
         if any(event.kind == "undo" for event in events):
             self._rebuild()
         else:
@@ -121,49 +163,73 @@ class Journal:
 
     def _apply(self, events: list[Event]) -> None:
         """Bring labels, weights and skips up to date; what comes later counts."""
-        newest: dict[int, tuple[Any, float]] = {}
+        newest: dict[int, Any] = {}
+        weights: dict[int, float] = {}
         for event in events:
             for position, item in enumerate(event.items):
                 if event.kind == "skip":
                     self._skipped[item] = True
                     continue
-                weight = 1.0 if event.weights is None else event.weights[position]
                 assert event.labels is not None
-                newest[item] = (event.labels[position], weight)
+                newest[item] = event.labels[position]
                 self._skipped[item] = False
-            if event.weights is not None and self.weights is None:
-                self.weights = np.ones(len(self.labels))
+                if event.weights is not None:  # else the row keeps its own
+                    weights[item] = event.weights[position]
         if not newest:
             return
         rows = np.fromiter(newest, np.intp, len(newest))
-        values = np.array([label for label, _ in newest.values()])
+        values = np.array(list(newest.values()))
         self.labels = put(self.labels, rows, values, self.marker)
         self._missing[rows] = False
         self._answered.update(newest)
-        if self.weights is not None:
-            self.weights = self.weights.copy()
-            self.weights[rows] = [weight for _, weight in newest.values()]
+        if weights:
+            old = np.ones(len(self.labels)) if self.weights is None else self.weights.copy()
+            old[np.fromiter(weights, np.intp, len(weights))] = list(weights.values())
+            self.weights = old
 
     # ------------------------------------------------------------------- store
 
     def open_store(self, path, X, annotator: str | None) -> None:
-        """Open a file, put what is in none into it, and take what it holds."""
+        """Open a file, put what it lacks into it, and take what it holds.
+
+        Nothing is changed where that fails.
+        """
+        classes, regression = self.answers.classes, self.answers.regression
+        kind = "regression" if regression else self.family()
+        store = LabelStore(path, rows_fingerprint(X), len(self.labels), kind, classes)
+        try:
+            found = store.events()
+            answers = self.answers
+            if not regression:
+                answers = answers._replace(classes=store.classes)
+                if store.kind == "regression":
+                    raise ValueError(f"{path} holds the answers of a regression.")
+            mine = [e for e in self.current() if e.kind == "label"]
+            answers.check_events([*found, *mine], self.family(), len(self.labels))
+            there = {event.uid for event in found}
+            lacking = [event for event in self.current() if event.uid not in there]
+            lacking += [e for e in self._events if e.kind == "undo" and e.target in there]
+            store.add([e._replace(annotator=e.annotator or annotator) for e in lacking])
+        except BaseException:
+            store.close()
+            raise
         self.close()
-        store = LabelStore(path, rows_fingerprint(X), len(self.labels))
-        for event in self.current():
-            if event.id in self._unsaved:
-                store.append(event.kind, event.items, event.labels, event.weights, None, annotator)
-        self._store, self.annotator = store, annotator
-        self._events, self._mine, self._unsaved = [], [], []
+        self._store, self._position = store, 0
+        self.answers, self.annotator, self._kind = answers, annotator, store.kind
+        self._sign()
+        self._events, self._mine = [], []
         self._rebuild()
         self.sync()
 
     def sync(self) -> None:
         """Take what others have written."""
-        if self._store is not None:
-            events = self._store.events(self._events[-1].id if self._events else 0)
-            if events:
-                self._take(events)
+        if self._store is None:
+            return
+        events = self._store.events(self._position)
+        if events:
+            self.answers.check_events(events, self.family(), len(self.labels))
+            self._position = events[-1].id
+            self._take(events)
 
     def close(self) -> None:
         """Close the file; what is known stays."""
@@ -171,5 +237,11 @@ class Journal:
             self._store.close()
             self._store = None
 
+    def _sign(self) -> None:
+        """Sign what is written from now on by another name."""
+        self._writers.append(uuid.uuid4().hex)
+
     def __getstate__(self):
-        return {**self.__dict__, "_store": None}
+        # a copy is another writer
+        writers = [*self._writers, uuid.uuid4().hex]
+        return {**self.__dict__, "_store": None, "_writers": writers}

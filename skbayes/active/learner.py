@@ -7,32 +7,33 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import MetaEstimatorMixin, is_regressor
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import check_consistent_length
 
-from skbayes.active.batch import top
+from skbayes.active.answers import as_labels, read_pool
+from skbayes.active.asking import choose
 from skbayes.active.checks import (
     check_indices,
-    check_labels,
-    check_number,
     check_parameters,
     resolve_acquisition,
     resolve_batch,
     resolve_rules,
 )
+from skbayes.active.counts import check_count
 from skbayes.active.delegate import DelegatingMixin
 from skbayes.active.draws import Draws
+from skbayes.active.fitting import Fitting
 from skbayes.active.journal import Journal
-from skbayes.active.missing import empty_labels, is_missing, known_labels, resolve_marker
-from skbayes.active.refit import fit_anew, fit_on, goes_on
+from skbayes.active.keeping import KeepingMixin
+from skbayes.active.missing import is_missing
 from skbayes.active.rows import as_rows, n_rows, take
+from skbayes.active.stopping import Rules
 from skbayes.validation import check_sample_weight, draw_seed
 
 STOP_ROWS = 1000
 """Rows at most that stopping rules look at."""
 
 
-class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
+class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
     r"""Choose what to label next, by expected utility.
 
     Labels cost; rows do not. The learner holds a pool of rows, few of which have labels. It fits
@@ -65,7 +66,8 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         When `run` ends before its budget is spent, see `skbayes.active.stopping`; the first rule
         of several that applies.
     random_state : int, RandomState instance or None, default=None
-        Seed of ties, samples and batches. `query` gives the same answer until something is taught.
+        Seed of ties, samples and batches. `query` gives the same answer until something is taught,
+        skipped or taken back.
 
     Attributes
     ----------
@@ -82,11 +84,13 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
     n_answers_ : int
         Rows taught since `fit`.
     history_ : list of dict
-        One entry for each fit: ``n_labelled``, ``indices`` that were taught before it,
-        ``utilities`` of these when they were asked about (NaN where they were not), ``seconds``
-        of the fit.
+        One entry for each fit: ``n_labelled``, ``indices`` that were taught since the last,
+        ``utilities`` of these when they were asked about (NaN where they were not), ``taken_back``
+        the rows of answers that were taken back since the last, ``seconds`` of the fit.
+    acquisition_name_ : str
+        The acquisition function that `query` uses, which "auto" has chosen.
     stop_reason_ : str or None
-        What made a stopping rule apply.
+        What made a stopping rule apply; looked at where there are more answers than before.
 
     References
     ----------
@@ -148,8 +152,9 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         Returns
         -------
         self : object
-            The learner. It has no ``estimator_`` as long as there are no labels, or labels of one
-            class with which the estimator cannot be fitted; `query` then chooses at random.
+            The learner, without a store. It has no ``estimator_`` as long as there are no labels,
+            or so few (or of one class) that the estimator cannot be fitted, which a warning then
+            tells; `query` then chooses at random.
 
         Raises
         ------
@@ -157,42 +162,29 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
             If a parameter or the labels are not allowed; the message names what is.
         """
         check_parameters(self)
-        self.close_store()
         X = as_rows(X)
-        regression = is_regressor(self.estimator)
-        if y is None:
-            labels = empty_labels(n_rows(X), regression)
-        else:
-            labels = column_or_1d(as_rows(y), warn=True)
-            labels = np.array(labels, dtype=np.float64) if regression else np.array(labels)
+        labels, answers = read_pool(
+            y, n_rows(X), self.missing_label, self.classes, is_regressor(self.estimator)
+        )
         check_consistent_length(X, labels)
         if not len(labels):
             raise ValueError("Found array with 0 sample(s), while a minimum of 1 is required.")
-        marker = resolve_marker(labels, self.missing_label, self.classes, regression)
-        if marker is None and labels.dtype.kind in "iu" and self.classes is None:
-            raise ValueError(
-                f"missing_label=None does not go with y of type {labels.dtype}; mark rows without "
-                "a label by -1, or pass y as objects."
-            )
-        self.missing_label_ = marker
-        self._regression = regression
-        known = np.flatnonzero(~is_missing(labels, marker))
-        check_labels(labels[known], self, regression)
-        weight = check_sample_weight(sample_weight, len(labels))
-        self.X_ = X
-        self._journal = Journal(labels, weight, marker)
+        missing = is_missing(labels, answers.marker)
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        if weight is not None and weight.shape == labels.shape and not missing.all():
+            weight = np.where(missing, 1.0, weight)
+        weight = check_sample_weight(weight, len(labels))
         seed = draw_seed(self.random_state)
-        self._seed = seed
+        self.close_store()
+        self.X_, self.missing_label_ = X, answers.marker
+        self._journal = Journal(labels, weight, answers)
+        self._fitting, self._rules, self._seed = Fitting(), Rules(), seed
         rng = np.random.default_rng([seed, 1])
-        unknown = np.setdiff1d(np.arange(len(labels)), known)
-        among = unknown if len(unknown) else known
+        among = np.flatnonzero(missing if missing.any() else ~missing)
         self._stop_rows = np.sort(rng.choice(among, min(STOP_ROWS, len(among)), replace=False))
-        self._stop_memory: list[dict[str, Any]] = [{} for _ in resolve_rules(self.stopping)]
-        self.stop_reason_: str | None = None
         self.history_: list[dict[str, Any]] = []
         self._asked: dict[int, float] = {}
-        self.__dict__.pop("estimator_", None)
-        self._refit(np.empty(0, dtype=int))
+        self._refit()
         return self
 
     def teach(self, indices, y, sample_weight=None, refit=True):
@@ -203,12 +195,12 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
 
         Parameters
         ----------
-        indices : int or array-like of shape (n,)
+        indices : int, array-like of shape (n,), or mask of all rows
             Rows of the pool.
         y : label or array-like of shape (n,)
             Their labels.
         sample_weight : array-like of shape (n,), optional
-            Their weights.
+            Their weights; without them rows keep theirs, 1 at first.
         refit : bool, default=True
             Whether to fit the estimator. If not, it is fitted when it is next asked for.
 
@@ -221,33 +213,22 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         ------
         ValueError
             If labels are missing or not allowed; nothing is taught then.
+        Exception
+            What a fit of the estimator raises. The labels are kept then (and in the store), and
+            the fit is tried again when the estimator is next asked for; `undo` takes them back.
         """
         self._check_fitted()
-        rows = check_indices("indices", np.atleast_1d(indices), n_rows(self.X_))
-        single = np.ndim(y) == 0
-        values = np.empty(1, dtype=object) if single else column_or_1d(as_rows(y))
-        if single:
-            values[0] = y.item() if isinstance(y, np.generic) else y
-            values = values.astype(float) if self._regression else values
-        values = known_labels(np.asarray(values))
-        if self._regression:
-            values = values.astype(np.float64)
+        rows, values = check_indices("indices", indices, n_rows(self.X_)), as_labels(y)
         if len(values) != len(rows):
             raise ValueError(f"y has {len(values)} labels, but there are {len(rows)} indices.")
         if len(np.unique(rows)) < len(rows):
             raise ValueError("indices hold a row twice; give every row one label.")
-        if is_missing(values, self.missing_label_).any():
-            raise ValueError(
-                f"y holds {self.missing_label_!r}, which marks rows without a label; pass these "
-                "rows to skip."
-            )
-        check_labels(values, self, self._regression)
-        weight = check_sample_weight(sample_weight, len(rows)) if len(rows) else None
         if not len(rows):
             return self
-        self._journal.label(rows, values, weight)
+        values = self._journal.read(values)
+        self._journal.label(rows, values, check_sample_weight(sample_weight, len(rows)))
         if refit:
-            self._refit(rows)
+            self._refit()
         return self
 
     def skip(self, indices):
@@ -255,7 +236,7 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
 
         Parameters
         ----------
-        indices : int or array-like of shape (n,)
+        indices : int, array-like of shape (n,), or mask of all rows
             Rows of the pool.
 
         Returns
@@ -264,7 +245,9 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
             The learner.
         """
         self._check_fitted()
-        self._journal.skip(check_indices("indices", np.atleast_1d(indices), n_rows(self.X_)))
+        rows = check_indices("indices", indices, n_rows(self.X_))
+        if len(rows):
+            self._journal.skip(rows)
         return self
 
     def undo(self, refit=True):
@@ -283,7 +266,7 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         self._check_fitted()
         rows, was_label = self._journal.undo()
         if was_label and refit:
-            self._refit(rows)
+            self._refit()
         return rows
 
     def run(self, oracle, budget, n_per_query=1):
@@ -292,8 +275,8 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         Parameters
         ----------
         oracle : callable
-            ``oracle(indices, X_rows) -> labels``. Rows whose label it gives as missing are
-            skipped.
+            ``oracle(indices, X_rows) -> labels``, one for each row. Rows whose label it gives as
+            missing, NaN or None are skipped.
         budget : int
             Rows to ask about.
         n_per_query : int, default=1
@@ -304,21 +287,32 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         self : object
             The learner. It stops early where no rows are left, or a stopping rule applies
             (``stop_reason_``).
+
+        Raises
+        ------
+        ValueError
+            If a label is not allowed; the others that came with it are taught first.
         """
         self._check_fitted()
-        check_number("n_per_query", n_per_query)
-        left = check_number("budget", budget)
+        check_count("n_per_query", n_per_query)
+        left = check_count("budget", budget)
+        self._look_at_rules()  # which may have been changed
         while left > 0 and self.stop_reason_ is None and self._journal.open_rows().any():
             rows = self.query(min(n_per_query, left))
-            given = column_or_1d(as_rows(oracle(rows, take(self.X_, rows))))
-            given = np.asarray(given)
+            given = as_labels(oracle(rows, take(self.X_, rows)))
             if len(given) != len(rows):
                 raise ValueError(f"oracle gave {len(given)} labels for {len(rows)} rows.")
-            missing = is_missing(given, self.missing_label_)
-            if missing.any():
-                self.skip(rows[missing])
-            self.teach(rows[~missing], given[~missing])
             left -= len(rows)
+            absent = self._journal.answers.absent(given)
+            self.skip(rows[absent])
+            rows, given = rows[~absent], given[~absent]
+            good, error = self._journal.answers.read_some(given, self._journal.family())
+            self.teach(rows[good], given[good])
+            if error is not None:
+                raise ValueError(
+                    f"The oracle's labels of rows {rows[~good].tolist()} are not allowed, the "
+                    f"{good.sum()} others were taught: {error}"
+                ) from error
         return self
 
     # ------------------------------------------------------------------ asking
@@ -332,8 +326,9 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
             Rows; fewer are given where fewer are left.
         X : rows, optional
             Rows to choose from instead of the pool; all of them count as unlabelled.
-        candidates : array-like of int, optional
-            Rows among which to choose. Those that have labels or were skipped are left out.
+        candidates : array-like of int, or mask of all rows, optional
+            Rows among which to choose. Those that have labels or were skipped are left out. What
+            a row is worth does not depend on the other candidates.
         return_utilities : bool, default=False
             Whether to return the utilities too.
 
@@ -350,13 +345,13 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
             If there is no candidate, or the acquisition function does not go with the estimator.
         """
         self._check_fitted()
-        n = check_number("n", n)
+        n = check_count("n", n)
         self._journal.sync()
-        if self._is_stale():
-            self._refit(np.empty(0, dtype=int))
+        self._bring_up_to_date()
         own = X is None
         pool = self.X_ if own else as_rows(X)
         among = self._journal.open_rows() if own else np.ones(n_rows(pool), dtype=bool)
+        unlabelled = np.flatnonzero(among)
         if candidates is not None:
             chosen = np.zeros(len(among), dtype=bool)
             chosen[check_indices("candidates", candidates, len(among))] = True
@@ -364,13 +359,21 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         rows = np.flatnonzero(among)
         if not len(rows):
             raise ValueError("There is no row without a label to choose from.")
-        rng = np.random.default_rng([self._seed, 2, self._journal.n_events])
-        n = min(n, len(rows))
-        utilities, draws = self._utilities(pool, rows, rng)
-        if n == 1 or draws is None:
-            chosen = top(utilities, n, rng)
-        else:
-            chosen = self._batch(utilities, n, rng, pool, rows, draws)
+        acquisition = resolve_acquisition(self.acquisition)
+        draws = None
+        if self._fitting.estimator is not None:
+            draws = Draws(self._fitting.estimator, acquisition.n_draws)
+        chosen, utilities = choose(
+            draws,
+            acquisition,
+            resolve_batch(self.batch),
+            pool,
+            rows,
+            unlabelled,
+            take(self.X_, self._journal.labelled_rows()),
+            min(n, len(rows)),
+            np.random.default_rng([self._seed, 2, self._journal.n_events]),
+        )
         if own:
             self._asked.update(zip(rows[chosen].tolist(), utilities[chosen].tolist(), strict=True))
         if not return_utilities:
@@ -379,65 +382,6 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         out[rows] = utilities
         return rows[chosen], out
 
-    def _utilities(self, pool, rows, rng):
-        """Utilities of rows; and the draws, None where there is no model."""
-        if not hasattr(self, "estimator_"):
-            return rng.random(len(rows)), None
-        acquisition = resolve_acquisition(self.acquisition)
-        draws = Draws(self.estimator_, acquisition.n_draws)
-        known = take(self.X_, self._journal.labelled_rows())
-        utilities = acquisition(draws, pool, rows, known, rng)
-        if not np.isfinite(utilities).all():
-            raise ValueError(
-                f"The utilities of {int((~np.isfinite(utilities)).sum())} rows are not finite; "
-                "the estimator's predictions there are not."
-            )
-        return utilities, draws
-
-    def _batch(self, utilities, n, rng, pool, rows, draws):
-        """Positions of a batch among the rows."""
-        method = resolve_batch(self.batch)
-        if not method.needs_draws:
-            return method.select(utilities, n, rng)
-        if not draws.several:
-            raise ValueError(
-                f"batch={self.batch!r} needs draws, but {type(draws.final).__name__} has neither "
-                "predict_draws nor members; use 'power' or 'top'."
-            )
-        some = top(utilities, max(n, min(method.n_candidates, len(rows))), rng)
-        found = draws(take(pool, rows[some]))
-        return some[method.select(utilities[some], n, rng, found)]
-
-    # ------------------------------------------------------------- what is known
-
-    def labelled_(self):
-        """Rows that have labels.
-
-        Returns
-        -------
-        X : rows
-            Of the pool's own kind.
-        y : ndarray of shape (n_labelled,)
-            Labels.
-        sample_weight : ndarray of shape (n_labelled,) or None
-            Weights, None where there never were any.
-        """
-        self._check_fitted()
-        journal = self._journal
-        rows = journal.labelled_rows()
-        weight = None if journal.weights is None else journal.weights[rows]
-        return take(self.X_, rows), known_labels(journal.labels[rows]), weight
-
-    @property
-    def labels_(self):
-        """Labels so far, (n_rows,), with ``missing_label_`` where there is none."""
-        return self._state().labels.copy()
-
-    @property
-    def n_answers_(self):
-        """Rows taught since `fit`."""
-        return self._state().n_answers
-
     @property
     def acquisition_name_(self):
         """The acquisition function that `query` uses, which "auto" has chosen."""
@@ -445,128 +389,53 @@ class ActiveLearner(MetaEstimatorMixin, DelegatingMixin):
         acquisition = resolve_acquisition(self.acquisition)
         return acquisition.resolve(Draws(model, acquisition.n_draws))
 
-    def _state(self) -> Journal:
-        if "_journal" not in self.__dict__:
-            raise AttributeError("The learner has no pool yet; call fit.")
-        return self._journal
+    @property
+    def estimator_(self):
+        """The estimator, fitted to what is labelled."""
+        fitting = self.__dict__.get("_fitting")
+        if fitting is None or fitting.estimator is None:
+            raise AttributeError("The learner has no fitted estimator yet.")
+        return fitting.estimator
 
-    # -------------------------------------------------------------- label store
-
-    def open_store(self, path, annotator=None):
-        """Keep all answers in a file from now on, and take those that are in it.
-
-        Parameters
-        ----------
-        path : str or path-like
-            An SQLite file, made where it does not exist. Several learners on the same rows may
-            have it open at once; `query` takes what others have answered meanwhile.
-        annotator : str, optional
-            Name that is written with the answers.
-
-        Returns
-        -------
-        self : object
-            The learner.
-
-        Raises
-        ------
-        ValueError
-            If the file holds labels of another X.
-        """
-        self._check_fitted()
-        self._journal.open_store(path, self.X_, annotator)
-        if self._is_stale():
-            self._refit(np.empty(0, dtype=int))
-        return self
-
-    def close_store(self):
-        """Close the file that `open_store` opened; the learner goes on without it."""
-        if "_journal" in self.__dict__:
-            self._journal.close()
-        return self
-
-    def serve(self, **options):
-        """Open a page for labelling in the browser, see `skbayes.active.serve.serve`.
-
-        Parameters
-        ----------
-        **options : dict
-            ``port``, ``show``, ``X_test``, ``y_test`` and others, see there.
-
-        Returns
-        -------
-        LabellingServer
-            The running server.
-        """
-        from skbayes.active.serve import serve
-
-        self._check_fitted()
-        return serve(self, **options)
+    @property
+    def stop_reason_(self):
+        """What made a stopping rule apply."""
+        self._state()
+        return self._rules.reason
 
     # ------------------------------------------------------------------- helpers
 
-    def _refit(self, taught) -> None:
+    _regression = property(lambda self: self._journal.answers.regression)
+
+    def _refit(self) -> None:
         """Fit the estimator to the labels; without it where that cannot be done."""
-        self._fitted_version = self._journal.version
-        X, y, weight = self.labelled_()
-        begin = time.perf_counter()
-        if not len(y):
-            self.__dict__.pop("estimator_", None)
-        else:
-            one_class = not self._regression and len(np.unique(y)) < 2
-            pool_left = len(y) < n_rows(self.X_)
-            try:
-                self.estimator_ = self._fitted(X, y, weight)
-            except ValueError:
-                if not (one_class and pool_left):
-                    raise
-                self.__dict__.pop("estimator_", None)  # until there is another class
+        journal, begin = self._journal, time.perf_counter()
+        self._fitting.refit(self.estimator, self.X_, journal, self._regression)
+        labels = [event for event in journal.news if event.kind == "label"]
+        targets = {event.target for event in journal.news if event.kind == "undo"}
+        taught = [i for event in labels if event.uid not in targets for i in event.items]
+        undone = [e for e in journal.news if e.kind == "undo" and journal.was_label(e)]
         self.history_.append(
             {
-                "n_labelled": len(y),
-                "indices": np.asarray(taught).tolist(),
-                "utilities": [self._asked.get(int(i), np.nan) for i in taught],
+                "n_labelled": len(journal.labelled_rows()),
+                "indices": taught,
+                "utilities": [self._asked.get(i, np.nan) for i in taught],
+                "taken_back": [i for event in undone for i in event.items],
                 "seconds": time.perf_counter() - begin,
             }
         )
+        journal.news.clear()
         self._look_at_rules()
-
-    def _fitted(self, X, y, weight):
-        """The estimator fitted to the labels, from its last fit on where it can be."""
-        rows = self._journal.labelled_rows()
-        if not goes_on(self.estimator):
-            if len(rows) == n_rows(self.X_):
-                X = self.X_
-            return fit_anew(self.estimator, X, y, weight)
-        last = self.__dict__.get("estimator_")
-        if last is not None and not self._regression:
-            known = np.asarray(last.classes_)
-            if not np.array_equal(known, np.unique(y)):
-                last = None
-        seen = getattr(self, "_seen", {}) if last is not None else {}
-        self._seen = dict(zip(rows.tolist(), y.tolist(), strict=True))
-        new = None
-        if all(i in self._seen and self._seen[i] == label for i, label in seen.items()):
-            new = np.flatnonzero([i not in seen for i in self._seen])
-        return fit_on(self.estimator, last, self.X_, rows, X, y, weight, new)
 
     def _is_stale(self) -> bool:
         """Whether labels have changed since the last fit."""
-        return self._fitted_version != self._journal.version
+        return self._fitting.version != self._journal.version
 
     def _look_at_rules(self) -> None:
         """Ask the stopping rules."""
-        rules = resolve_rules(self.stopping)
-        if not rules:
-            return
-        X = take(self.X_, self._stop_rows)
-        model = self.__dict__.get("estimator_")
-        self.stop_reason_ = None
-        for rule, memory in zip(rules, self._stop_memory, strict=True):
-            reason = rule.reason(memory, model, X, self.n_answers_)
-            if reason is not None and self.stop_reason_ is None:
-                self.stop_reason_ = f"{type(rule).__name__}: {reason}"
-
-    def _check_fitted(self) -> None:
-        if "_journal" not in self.__dict__:
-            raise NotFittedError("This ActiveLearner has no pool yet; call fit.")
+        self._rules.look(
+            resolve_rules(self.stopping),
+            self._fitting.estimator,
+            lambda: take(self.X_, self._stop_rows),
+            self.n_answers_,
+        )

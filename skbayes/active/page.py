@@ -65,7 +65,7 @@ async function act(path, body) {
   if (busy) return;
   busy = true;
   by("message").textContent = "\\u2026";
-  try { show(await call(path, body)); by("message").textContent = ""; }
+  try { show(await call(path, body)); by("message").textContent = now.message; }
   catch (error) { by("message").textContent = error.message; }
   finally { busy = false; }
 }
@@ -129,6 +129,10 @@ by("number").onsubmit = event => {
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || !now) return;
   if (event.target.tagName === "INPUT") return;
+  if (event.repeat) {  // a key held down is one answer, not one for every row to come
+    if (event.key === " " || event.key === "Enter") event.preventDefault();
+    return;
+  }
   const k = KEYS.indexOf(event.key);
   if (event.key === " ") { event.preventDefault(); by("skip").click(); }
   else if (event.key === "Backspace") { event.preventDefault(); by("undo").click(); }
@@ -148,13 +152,34 @@ def page(nonce: str) -> bytes:
 
 
 def png(image: np.ndarray, low: float, high: float) -> bytes:
-    """A picture (height, width) or (height, width, 3), values from low to high, as PNG."""
+    """A picture, values from low to high, as PNG.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width) or (height, width, channels)
+        1 channel (grey), 3 (red, green, blue) or 4 (and opacity); (1, height, width) is grey too.
+    low, high : float
+        What is black and what is white.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape.
+    """
     values = np.asarray(image, dtype=np.float64)
+    if values.ndim == 3 and values.shape[2] not in (3, 4):
+        values = values[:, :, 0] if values.shape[2] == 1 else values
+        values = values[0] if values.ndim == 3 and values.shape[0] == 1 else values
+    if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] in (3, 4)):
+        raise ValueError(
+            f"A picture has the shape {values.shape}; it must be (height, width), or (height, "
+            "width, channels) with 1, 3 or 4 channels."
+        )
     scaled = (255 * (values - low) / ((high - low) or 1.0)).clip(0, 255).round().astype(np.uint8)
     height, width = scaled.shape[:2]
     rows = scaled.reshape(height, -1)
     raw = b"".join(b"\0" + row.tobytes() for row in rows)  # each row without a filter
-    colour = 2 if scaled.ndim == 3 else 0
+    colour = 0 if scaled.ndim == 2 else {3: 2, 4: 6}[scaled.shape[2]]
     head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     out = b"\x89PNG\r\n\x1a\n"

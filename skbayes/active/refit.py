@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ from sklearn.base import clone, is_regressor
 from sklearn.pipeline import Pipeline
 
 from skbayes.active.rows import take
+
+
+class FrontError(ValueError):
+    """What is before the final estimator of a pipeline cannot be fitted to the pool."""
 
 
 def fit_anew(estimator, X, y, weight):
@@ -28,7 +33,7 @@ def goes_on(estimator) -> bool:
     return bool(getattr(estimator, "warm_start", False)) and not ensemble
 
 
-def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight, new=None):
+def fit_on(estimator, fitted, pool, X, y, weight, new=None):
     """An estimator that goes on from its last fit.
 
     Posteriors that take new rows by ``partial_fit`` get those; all others are fitted with
@@ -45,10 +50,8 @@ def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight, new=None):
         What this function returned last; None at first, or when classes have changed.
     pool : rows
         All of X.
-    rows : ndarray of shape (n_labelled,)
-        Rows of the pool that have labels.
     X, y, weight
-        These rows, their labels and weights (or None).
+        Rows that have labels, their labels and weights (or None).
     new : ndarray of int, optional
         Which of these rows came since the last fit, where nothing else has changed.
 
@@ -67,27 +70,33 @@ def fit_on(estimator, fitted, pool, rows: np.ndarray, X, y, weight, new=None):
                 return out.partial_fit(take(X, new), y[new]) if len(new) else out
             return clone(estimator).partial_fit(X, y, **known)
         return out.fit(X, y, **_weight_argument(estimator, weight))
-    if fitted is None:
-        fitted = clone(estimator)
-        if len(fitted.steps) > 1:
-            fitted[:-1].fit(pool)
-    name, final = fitted.steps[-1]
-    inside = fitted[:-1].transform(pool) if len(fitted.steps) > 1 else pool
-    final = fit_on(
-        estimator.steps[-1][1],
-        final if hasattr(final, "__sklearn_tags__") and _is_fitted(final) else None,
-        inside,
-        rows,
-        take(inside, rows),
-        y,
-        weight,
-        new,
-    )
-    return Pipeline([*fitted.steps[:-1], (name, final)])
+    out = clone(estimator) if fitted is None else copy.copy(fitted)
+    name, final = out.steps[-1]
+    if len(out.steps) > 1:
+        front = out[:-1]
+        if fitted is None:
+            try:
+                front.fit(pool)
+            except (TypeError, ValueError) as error:
+                raise FrontError(
+                    "With warm_start=True what is before the final estimator of a pipeline is "
+                    "fitted once, to all rows of the pool and without labels, which does not work "
+                    f"here; pass warm_start=False where it needs labels. It says: {error}"
+                ) from error
+            if isinstance(final, Pipeline):
+                pool = front.transform(pool)
+        X = front.transform(X)
+        out.steps = [*front.steps, (name, final)]  # with a memory, copies have been fitted
+    last = final if fitted is not None and _is_fitted(final) else None
+    final = fit_on(estimator.steps[-1][1], last, pool, X, y, weight, new)
+    out.steps = [*out.steps[:-1], (name, final)]
+    return out
 
 
 def _is_fitted(estimator) -> bool:
     """Whether an estimator has what a fit leaves behind."""
+    if isinstance(estimator, Pipeline):
+        return _is_fitted(estimator.steps[-1][1])
     return any(name.endswith("_") and not name.startswith("_") for name in vars(estimator))
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
 
 REFERENCE = 1000
-"""Rows that densities are estimated from."""
+"""Rows of a pool at most that scales and densities are estimated from."""
 
 
 def n_rows(X) -> int:
@@ -41,24 +41,21 @@ class Geometry:
     """Densities and distances of rows as the final estimator sees them.
 
     Sparse rows are brought to length one, so that distances are those of cosines; dense columns
-    are divided by their standard deviation. Distances are in units of their median in a sample.
+    are divided by their standard deviation. Distances are in units of their median.
 
     Parameters
     ----------
     X : {array, sparse matrix} of shape (n, n_features)
-        The pool.
-    rng : Generator
-        Chooses the sample, at most 1,000 rows.
+        A sample of the pool.
     """
 
-    def __init__(self, X, rng: np.random.Generator) -> None:
+    def __init__(self, X) -> None:
         self.scale = None
         if not sp.issparse(X):
             X = np.asarray(X, dtype=np.float64).reshape(X.shape[0], -1)
             self.scale = X.std(0)
             self.scale[self.scale == 0] = 1.0
-        chosen = rng.choice(X.shape[0], min(REFERENCE, X.shape[0]), replace=False)
-        self.sample = self.see(X[np.sort(chosen)])
+        self.sample = self.see(X)
         distances = euclidean_distances(self.sample)
         among = distances[np.triu_indices(len(distances), 1)]
         among = among[among > 0]

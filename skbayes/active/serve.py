@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 import secrets
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -87,13 +89,18 @@ class LabellingServer:
             pass
 
         Handler.session, Handler.token = session, self.token
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 1 << 16:
+            raise ValueError(f"port={port!r} is not allowed; it must be from 0 to 65535.")
+        kind = _Server6 if ":" in host else ThreadingHTTPServer
+        self._server = kind((host, port), Handler)
         self._server.daemon_threads = True
         self.host, self.port = host, self._server.server_address[1]
-        Handler.hosts = {f"{name}:{self.port}" for name in (host, "localhost", "127.0.0.1")}
+        # names only: the port is another one where it comes through a tunnel
+        Handler.hosts = {host.lower(), "localhost", "127.0.0.1", "::1"}
         if host in ("", "0.0.0.0", "::"):
             Handler.hosts = None
-        self.url = f"http://{host}:{self.port}/?token={self.token}"
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self.port}/?token={self.token}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -118,9 +125,16 @@ class LabellingServer:
         self.close()
 
 
+class _Server6(ThreadingHTTPServer):
+    """On an address of the sixth version of the protocol."""
+
+    address_family = socket.AF_INET6
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers requests."""
 
+    timeout = 60.0  # seconds that a connection may say nothing
     session: Session
     token: str
     hosts: set[str] | None
@@ -160,6 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(self.rfile.read(size) or b"{}")
             if not isinstance(body, dict):
                 raise ValueError("The request is not a JSON object.")
+        except RecursionError:
+            self._json(400, {"error": "The request is nested too deeply."})
+            return
         except ValueError as error:
             self._json(400, {"error": str(error)})
             return
@@ -171,8 +188,14 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.headers.get("X-Token") or query.get("token", [""])[0]
         host = self.headers.get("Host", "")
         # another site's name that leads here is refused too
-        good_host = self.hosts is None or host in self.hosts
-        if good_host and hmac.compare_digest(given.encode(), self.token.encode()):
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            name = None
+        if self.hosts is not None and name not in self.hosts:
+            self._json(403, {"error": f"This page is not known as {host!r}; use its own address."})
+            return False
+        if hmac.compare_digest(given.encode(), self.token.encode()):
             return True
         self._json(403, {"error": "The token is missing or wrong."})
         return False
@@ -187,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise
 
     def _json(self, status: int, value: Any) -> None:
-        body = json.dumps(value, default=_plain).encode()
+        body = json.dumps(_plain(value), allow_nan=False).encode()
         self._answer(status, body, "application/json")
 
     def _answer(self, status: int, body: bytes, kind: str, nonce: str = "") -> None:
@@ -213,7 +236,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _plain(value: Any):
-    """Numbers of numpy, for JSON."""
+    """What JSON has: no numbers of numpy, and None for those that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
     if isinstance(value, np.generic):
-        return value.item()
-    return str(value)
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

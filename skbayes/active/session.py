@@ -59,6 +59,7 @@ class Session:
         self._test = None if X_test is None else (X_test, y_test)
         self._hits: list[tuple[int, float]] = []  # rows, and whether the model had been right
         self._scores: list[float] = []
+        self._marks: list[int] = []  # scores before each answer
         self._lock = threading.Lock()
         self._score()
 
@@ -97,11 +98,17 @@ class Session:
                 if not isinstance(choice, int) or not 0 <= choice < len(self.classes):
                     raise ValueError(f"choice={choice!r} is not a class.")
                 value = self.classes[choice]
-            if hasattr(self.learner, "estimator_") and not self.learner._regression:
+            if self.learner._answered_meanwhile(item):
+                return self._state(
+                    message=f"Row {item} was answered or skipped meanwhile; here is the next."
+                )
+            known = self._model_error() is None and hasattr(self.learner, "estimator_")
+            if known and not self.learner._regression:
                 guess = self.learner.predict(take(self.learner.X_, np.array([item])))[0]
                 hit = float(guess == value)
                 self._hits = [(i, h) for i, h in self._hits if i != item] + [(item, hit)]
-            self.learner.teach(item, value)
+            self.learner.teach(item, value, refit=False)  # which is kept, whatever a fit says
+            self._marks.append(len(self._scores))
             self._score()
             return self._state()
 
@@ -114,11 +121,13 @@ class Session:
     def undo(self, body: dict[str, Any]) -> dict[str, Any]:
         """Take the last answer back, and ask about its row again."""
         with self._lock:
-            rows = self.learner.undo()
+            rows, was_label = self.learner._journal.undo()
             if not len(rows):
                 raise ValueError("There is nothing to take back.")
-            self._hits = [(i, h) for i, h in self._hits if i not in rows]
-            self._scores = self._scores[: max(1, len(self._scores) - 1)]
+            if was_label:
+                self._hits = [(i, h) for i, h in self._hits if i not in rows]
+                if self._marks:
+                    self._scores = self._scores[: self._marks.pop()]
             return self._state(int(rows[0]))
 
     def _item(self, body: dict[str, Any]) -> int:
@@ -130,12 +139,22 @@ class Session:
         return item
 
     def _score(self) -> None:
-        if self._test is not None and hasattr(self.learner, "estimator_"):
+        if self._test is None or self._model_error() is not None:
+            return
+        if hasattr(self.learner, "estimator_"):
             self._scores.append(float(self.learner.score(*self._test)))
+
+    def _model_error(self) -> Exception | None:
+        """Bring the model up to date; why that cannot be done."""
+        try:
+            self.learner._bring_up_to_date()
+        except Exception as error:
+            return error
+        return None
 
     # ------------------------------------------------------------------- state
 
-    def _state(self, item: int | None = None) -> dict[str, Any]:
+    def _state(self, item: int | None = None, message: str = "") -> dict[str, Any]:
         learner = self.learner
         out: dict[str, Any] = {
             "regression": learner._regression,
@@ -143,9 +162,17 @@ class Session:
             "done": False,
             "proba": None,
             "why": "",
+            "message": message,
         }
         utility = float("nan")
-        if item is None:
+        again, error = item is not None, self._model_error()
+        if error is not None:
+            # labelling goes on: what was answered is kept, and may be what a fit lacks
+            left = np.flatnonzero(learner._journal.open_rows())
+            out["done"] = not again and not len(left)
+            if not again and len(left):
+                item = int(np.random.default_rng(learner._journal.n_events).choice(left))
+        elif item is None:
             try:
                 rows, utilities = learner.query(return_utilities=True)
                 item = int(rows[0])
@@ -154,11 +181,9 @@ class Session:
                 if learner._journal.open_rows().any():
                     raise
                 out["done"] = True
-        else:
-            learner.query()  # takes in what others have answered
         if item is not None and not out["done"]:
-            out.update(item=item, content=self._content(item), why=self._why(utility))
-            out["proba"] = self._proba(item)
+            out.update(item=item, content=self._content(item), why=self._why(utility, again, error))
+            out["proba"] = None if error is not None else self._proba(item)
         journal = learner._journal
         out.update(
             n_rows=n_rows(learner.X_),
@@ -167,9 +192,9 @@ class Session:
         )
         hits = np.array([hit for _, hit in self._hits])
         curve = (
-            self._scores if self._test is not None else (hits.cumsum() / (1 + np.arange(len(hits))))
+            self._scores if self._test is not None else hits.cumsum() / np.arange(1, 1 + len(hits))
         )
-        out["curve"] = [round(float(v), 4) for v in curve]
+        out["curve"] = [round(float(v), 4) for v in curve if np.isfinite(v)]
         out["score"] = f"{curve[-1]:.3f}" if len(curve) else None
         if self._test is None:
             out.update(score_name="predicted", caption="Share of answers that were predicted")
@@ -177,12 +202,17 @@ class Session:
             out.update(score_name="score", caption="Score on the test rows after each answer")
         return out
 
-    def _why(self, utility: float) -> str:
+    def _why(self, utility: float, again: bool, error: Exception | None) -> str:
         learner = self.learner
+        if error is not None:
+            return (
+                "The model cannot be fitted to the answers, which are kept; rows are taken at "
+                f"random. It says: {error}"
+            )
+        if again:
+            return "This answer was taken back."
         if not hasattr(learner, "estimator_"):
             return "There is no model yet: rows are taken at random."
-        if utility != utility:
-            return "This answer was taken back."
         return (
             f"Asked since it has the largest utility: {learner.acquisition_name_} = {utility:.4g}"
         )

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import cohen_kappa_score
 
 from skbayes.active import acquisition, moments
+from skbayes.active.counts import check_count
 from skbayes.active.draws import Draws
 
 
@@ -36,6 +37,50 @@ class Stopping(BaseEstimator):
             Answers taught so far, without those that `fit` was given.
         """
         raise NotImplementedError("abstract")
+
+
+class Rules:
+    """The rules of a learner: what they have kept, and whether one applies.
+
+    Attributes
+    ----------
+    reason : str or None
+        What made a rule apply.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._memory: list[dict[str, Any]] = []
+        self._key: list | None = None
+        self._n_answers = -1
+
+    def look(self, rules: list[Stopping], estimator, X, n_answers: int) -> None:
+        """Ask the rules, where there are more answers or other rules than before.
+
+        Parameters
+        ----------
+        rules : list of Stopping
+            The rules.
+        estimator : object or None
+            The fitted estimator.
+        X : callable
+            Gives the rows that rules look at.
+        n_answers : int
+            Answers taught so far.
+        """
+        key = [(type(rule), repr(rule.get_params())) for rule in rules]
+        if key != self._key:  # these have seen nothing yet
+            self._key, self._n_answers = key, -1
+            self._memory = [{} for _ in rules]
+        if n_answers != self._n_answers:
+            self.reason = None
+        if n_answers > self._n_answers and rules:
+            rows = X()
+            for rule, memory in zip(rules, self._memory, strict=True):
+                reason = rule.reason(memory, estimator, rows, n_answers)
+                if reason is not None and self.reason is None:
+                    self.reason = f"{type(rule).__name__}: {reason}"
+        self._n_answers = n_answers
 
 
 class Budget(Stopping):
@@ -159,8 +204,4 @@ def _concordance(a, b) -> float:
 
 
 def _count(rule, name: str) -> None:
-    value = getattr(rule, name)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(
-            f"{type(rule).__name__}: {name}={value!r} is not allowed; it must be an integer >= 1."
-        )
+    check_count(f"{type(rule).__name__}: {name}", getattr(rule, name))

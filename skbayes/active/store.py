@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import sqlite3
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,13 @@ import numpy as np
 
 from skbayes.inference.checkpoint import fingerprint
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's layout."""
+
+WAIT = 60.0
+"""Seconds that a writer waits for another."""
+
+COLUMNS = "kind, items, labels, weights, target, annotator, time, writer, uid"
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -24,9 +30,11 @@ CREATE TABLE IF NOT EXISTS events (
     items TEXT NOT NULL,
     labels TEXT,
     weights TEXT,
-    target INTEGER,
+    target TEXT,
     annotator TEXT,
-    time TEXT NOT NULL
+    time TEXT NOT NULL,
+    writer TEXT,
+    uid TEXT NOT NULL UNIQUE
 );
 """
 
@@ -35,18 +43,26 @@ class Event(NamedTuple):
     """Something that an annotator did."""
 
     id: int
+    """Its place in the file, 0 where it is in none."""
+
     kind: str
     """"label", "skip" or "undo"."""
 
     items: list[int]
     labels: list | None = None
     weights: list[float] | None = None
-    target: int | None = None
-    """The event that an undo takes back."""
+    target: str | None = None
+    """The event that an undo takes back, by its ``uid``."""
 
     annotator: str | None = None
     time: str = ""
     """When, in universal time (ISO 8601)."""
+
+    writer: str | None = None
+    """Which opening of a file it came by, so that two without a name are told apart."""
+
+    uid: str = ""
+    """Its name, the same in all files."""
 
 
 class LabelStore:
@@ -66,24 +82,43 @@ class LabelStore:
         Fingerprint of X, see `rows_fingerprint`.
     n_rows : int
         Its number of rows.
+    kind : str, optional
+        What labels are: "number", "string" or "regression".
+    classes : list, optional
+        All classes.
+
+    Attributes
+    ----------
+    kind, classes : str or None, list or None
+        The kind of labels, and all classes, by whoever told them first.
 
     Raises
     ------
     ValueError
-        If the file belongs to other rows, or is no label store.
+        If the file belongs to other rows or another kind of labels, or is no label store.
+    OSError
+        If it cannot be opened, or another process keeps it locked for a minute.
     """
 
-    def __init__(self, path: str | os.PathLike, print_of_rows: str, n_rows: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        print_of_rows: str,
+        n_rows: int,
+        kind: str | None = None,
+        classes: list | None = None,
+    ) -> None:
         self.path = os.fspath(path)
-        # a writer waits for another one rather than fail
-        self._connection = sqlite3.connect(self.path, timeout=60.0, check_same_thread=False)
-        self._connection.isolation_level = None  # transactions are begun by hand
+        self.kind, self.classes = kind, classes
+        self._connection = connect(self.path)
         try:
             self._open(print_of_rows, n_rows)
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            raise ValueError(f"{self.path} is not a label store: {error}.") from None
+            raise _told(self.path, error) from None
         except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             self._connection.close()
             raise
 
@@ -95,10 +130,7 @@ class LabelStore:
             connection.execute(statement)
         known = dict(connection.execute("SELECT name, value FROM meta").fetchall())
         mine = {"format": str(FORMAT), "rows": print_of_rows, "n_rows": str(n_rows)}
-        if not known:
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", mine.items())
-        connection.execute("COMMIT")
-        if known and known != mine:
+        if known and any(known.get(name) != value for name, value in mine.items()):
             detail = "they differ in content"
             if known.get("format") != mine["format"]:
                 detail = f"it has the format {known.get('format')}, this is {FORMAT}"
@@ -108,55 +140,120 @@ class LabelStore:
                 f"{self.path} holds labels of another X: {detail}. Pass the X that it was made "
                 "with, in the same order, or another file."
             )
+        kind = known.get("kind", self.kind)
+        if self.kind not in (None, kind):
+            raise ValueError(
+                f"{self.path} holds labels of the kind {kind!r}, but those of this learner are of "
+                f"the kind {self.kind!r}."
+            )
+        self.kind = kind
+        before = json.loads(known.get("classes", "[]"))
+        if self.classes is None:
+            self.classes = before or None
+        elif not set(before) <= set(self.classes):
+            raise ValueError(
+                f"{self.path} is about the classes {before}, which are not all among "
+                f"classes={self.classes!r}."
+            )
+        mine |= {} if kind is None else {"kind": kind}
+        mine |= {} if self.classes is None else {"classes": json.dumps(self.classes)}
+        connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", mine.items())
+        connection.execute("COMMIT")
 
     def append(
         self,
         kind: str,
         items: Sequence[int],
-        labels: Sequence | None = None,
-        weights: Sequence[float] | None = None,
-        target: int | None = None,
+        labels: list | None = None,
+        weights: list[float] | None = None,
+        target: str | None = None,
         annotator: str | None = None,
-    ) -> Event:
+    ) -> None:
         """Write an event; it is on disk when this returns."""
-        time = now()
-        entry = (
-            kind,
-            json.dumps([int(i) for i in items]),
-            None if labels is None else json.dumps(plain(labels)),
-            None if weights is None else json.dumps([float(w) for w in weights]),
-            target,
-            annotator,
-            time,
-        )
+        uid = uuid.uuid4().hex
+        rows = [int(i) for i in items]
+        self.add([Event(0, kind, rows, labels, weights, target, annotator, now(), None, uid)])
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Write events that are not in it yet, all or none; on disk when this returns."""
+        entries = [
+            (
+                event.kind,
+                json.dumps(event.items),
+                None if event.labels is None else json.dumps(plain(event.labels)),
+                None if event.weights is None else json.dumps([float(w) for w in event.weights]),
+                *event[5:],
+            )
+            for event in events
+        ]
+        if not entries:
+            return
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            cursor = connection.execute(
-                "INSERT INTO events (kind, items, labels, weights, target, annotator, time) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                entry,
+            connection.executemany(
+                f"INSERT OR IGNORE INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                entries,
             )
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        assert cursor.lastrowid is not None
-        return _event((cursor.lastrowid, *entry))
 
     def events(self, after: int = 0) -> list[Event]:
         """Events of all annotators, in their order, from the one after a number on."""
-        found = self._connection.execute(
-            "SELECT id, kind, items, labels, weights, target, annotator, time FROM events "
-            "WHERE id > ? ORDER BY id",
-            (after,),
-        )
-        return [_event(row) for row in found]
+        return read_events(self._connection, after)
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection to a file, whose transactions are begun by hand."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{path} cannot be opened: there is no folder {folder}.")
+    try:
+        # a writer waits for another one rather than fail
+        connection = sqlite3.connect(path, timeout=WAIT, check_same_thread=False)
+    except sqlite3.DatabaseError as error:
+        raise _told(path, error) from None
+    connection.isolation_level = None
+    return connection
+
+
+def read_events(connection: sqlite3.Connection, after: int = 0) -> list[Event]:
+    """Events from the one after a number on, in their order."""
+    found = connection.execute(
+        f"SELECT id, {COLUMNS} FROM events WHERE id > ? ORDER BY id", (after,)
+    )
+    return [_event(row) for row in found]
+
+
+def standing_events(path: str) -> list[Event]:
+    """Labels and skips of a file that were not taken back, whatever rows it is about."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path}.")
+    connection = connect(path)
+    try:
+        events = read_events(connection)
+    except sqlite3.DatabaseError as error:
+        raise _told(path, error) from None
+    finally:
+        connection.close()
+    gone = {event.target for event in events if event.kind == "undo"}
+    return [event for event in events if event.kind != "undo" and event.uid not in gone]
+
+
+def _told(path: str, error: sqlite3.Error) -> Exception:
+    """What an error of SQLite means."""
+    if "locked" in str(error):
+        return TimeoutError(f"{path} is locked by another process.")
+    if isinstance(error, sqlite3.OperationalError):
+        return OSError(f"{path} cannot be opened: {error}.")
+    return ValueError(f"{path} is not a label store: {error}.")
 
 
 def rows_fingerprint(X: Any) -> str:
@@ -180,14 +277,12 @@ def now() -> str:
 
 def _event(row: tuple) -> Event:
     """An event from its row in the table."""
-    number, kind, items, labels, weights, target, annotator, time = row
+    number, kind, items, labels, weights, *rest = row
     return Event(
         number,
         kind,
         json.loads(items),
         None if labels is None else json.loads(labels),
         None if weights is None else json.loads(weights),
-        target,
-        annotator,
-        time,
+        *rest,
     )

@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from skbayes.active import acquisition, moments
+from skbayes.active.counts import check_count
 from skbayes.active.draws import Draws
-from skbayes.active.rows import Geometry, n_rows, take
+from skbayes.active.rows import REFERENCE, Geometry, n_rows, take
 
 
 class Kind(NamedTuple):
@@ -79,7 +80,7 @@ class Acquisition(BaseEstimator):
         all other classifiers; for regressors ``"bald"`` where draws and their noise are there,
         else ``"variance"``.
     n_draws : int or None, default=None
-        Draws at most; None are all that there are.
+        Draws (members of a committee) at most; None are all that there are.
     targets : array-like or None, default=None
         Rows whose predictions count, for functions of expected gains, as the estimator takes
         them. None is a sample of the unlabelled rows.
@@ -131,10 +132,14 @@ class Acquisition(BaseEstimator):
         for name, value, low in [("n_draws", self.n_draws, 2), ("n_targets", self.n_targets, 1)]:
             if name == "n_draws" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise ValueError(
-                    f"Acquisition: {name}={value!r} is not allowed; it must be an integer >= {low}."
-                )
+            check_count(f"Acquisition: {name}", value, low)
+        if not isinstance(self.corrected, bool | np.bool_):
+            raise ValueError(
+                f"Acquisition: corrected={self.corrected!r} is not allowed; it must be True or "
+                "False."
+            )
+        if self.targets is not None and not n_rows(self.targets):
+            raise ValueError("Acquisition: targets has no rows; pass some, or None.")
         for name in ("density", "distance"):
             value = getattr(self, name)
             good = isinstance(value, int | float) and not isinstance(value, bool)
@@ -178,7 +183,9 @@ class Acquisition(BaseEstimator):
             )
         return name
 
-    def __call__(self, draws: Draws, X, rows, labelled, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, draws: Draws, X, rows, labelled, rng: np.random.Generator, unlabelled=None
+    ) -> np.ndarray:
         """Utilities of some rows of X.
 
         Parameters
@@ -193,32 +200,38 @@ class Acquisition(BaseEstimator):
             Rows that have labels, from which distances are taken.
         rng : Generator
             For what is sampled.
+        unlabelled : ndarray of int, optional
+            Rows of X among which targets are; the candidates if not given. What a row is worth
+            does not depend on which other rows are candidates.
 
         Returns
         -------
         ndarray of shape (n,)
         """
-        kind_name = self.resolve(draws)
-        utilities = self._plain(kind_name, draws, X, rows, rng)
+        name = self.resolve(draws)
+        unlabelled = rows if unlabelled is None else unlabelled
+        utilities = self._plain(name, draws, X, rows, unlabelled, rng)
         if self.density or self.distance:
-            inside = draws.transform(take(X, rows))
-            geometry = Geometry(inside, rng)
-            utilities = np.maximum(utilities, 0.0)
-            if self.density:
-                parts = [geometry.density(inside[part]) for part in _blocks(len(rows), 1 << 13)]
-                utilities = utilities * np.concatenate(parts) ** self.density
-            if self.distance and n_rows(labelled):
-                others = draws.transform(labelled)
-                parts = [
-                    geometry.distance(inside[part], others) for part in _blocks(len(rows), 1 << 13)
-                ]
-                utilities = utilities * np.concatenate(parts) ** self.distance
+            n = n_rows(X)
+            sample = np.sort(rng.choice(n, min(REFERENCE, n), replace=False))
+            geometry = Geometry(draws.transform(take(X, sample)))
+            others = draws.transform(labelled) if self.distance and n_rows(labelled) else None
+            factors = []
+            for part in _blocks(len(rows), 1 << 13):
+                inside = draws.transform(take(X, rows[part]))
+                factor = np.ones(inside.shape[0])
+                if self.density:
+                    factor = geometry.density(inside) ** self.density
+                if others is not None:
+                    factor = factor * geometry.distance(inside, others) ** self.distance
+                factors.append(factor)
+            utilities = np.maximum(utilities, 0.0) * np.concatenate(factors)
         return utilities
 
-    def _plain(self, name: str, draws: Draws, X, rows, rng) -> np.ndarray:
+    def _plain(self, name: str, draws: Draws, X, rows, unlabelled, rng) -> np.ndarray:
         """The acquisition function alone."""
         if name == "random":
-            return rng.random(len(rows))
+            return rng.random(n_rows(X))[rows]
         kind = ACQUISITIONS[name]
         function = kind.regression if draws.regression else kind.classification
         assert function is not None
@@ -231,7 +244,7 @@ class Acquisition(BaseEstimator):
             if self.targets is not None:
                 arguments["targets"] = draws(self.targets)
             else:
-                some = rng.choice(rows, min(self.n_targets, len(rows)), replace=False)
+                some = rng.choice(unlabelled, min(self.n_targets, len(unlabelled)), replace=False)
                 arguments["targets"] = draws(take(X, np.sort(some)))
         n_classes = 2 if draws.regression else len(draws.final.classes_)
         size = draws.rows_of_a_block(n_classes)

@@ -48,7 +48,8 @@ class EnsembleFilter(Method):
               - \tfrac12 \sum_j \frac{(\sqrt{w_j} \theta_j - a_{ij})^2}{s_j^2}
 
     from :math:`\tilde\theta_i` on, with :math:`\tilde v` the inflated variance of each weight and
-    :math:`\epsilon_i` the noise of `Anchored` on the data. No weight sees another's covariance:
+    :math:`\epsilon_i` the noise of `Anchored` on the data; learned noise is drawn anew for every
+    member, given all rows that are remembered, and then stays. No weight sees another's covariance:
     this is localization in full. With ``update="kalman"`` all members are moved at once by the
     ensemble's covariances, see `skbayes.inference.ensemble_kalman`.
 
@@ -75,8 +76,8 @@ class EnsembleFilter(Method):
     inflation_scale : float, default=0.1
         q, or lambda (at least 1; 1 is none).
     taper : float, default=0.5
-        Of ``"kalman"``: factor on the covariances of weights and outputs for each layer between
-        them; 1 is none.
+        Of ``"kalman"`` (without effect on ``"gradient"``): factor on the covariances of weights and
+        outputs for each layer between them; 1 is none.
     n_replay : int or None, default=None
         Rows seen before that an update sees at most, a sample of them; None are all that are
         remembered.
@@ -94,10 +95,11 @@ class EnsembleFilter(Method):
     n_iter_no_change : int, default=10
         See above.
     n_kalman_steps : int, default=4
-        Of ``"kalman"``: parts that the data are taken in.
+        Of ``"kalman"`` (without effect on ``"gradient"``): parts that the data are taken in.
     """
 
     needs = frozenset({"perturbed"})
+    remembered = None  # of an update, see `move`
     can_stream = True
     filters = True
     _cuts, _rate = CUTS, 1.0
@@ -149,25 +151,37 @@ class EnsembleFilter(Method):
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Train all members on all rows, see `Method.run`; from ``theta0``, if given."""
         theta = log_posterior.initial(streams) if theta0 is None else theta0.clone()
-        theta, target = self._perturbed(log_posterior, theta, streams)
+        theta = self._with_noise(log_posterior, theta, streams)
+        target = self._perturbed(log_posterior, theta, streams)
         return self._train(log_posterior, target, theta, streams, on_step)
 
     def old_weight(self) -> float:
         """What a row seen before weighs in an update, where a new one weighs 1."""
         return 1.0 if self.inflation == "additive" else 1.0 - 1.0 / self.inflation_scale
 
-    def move(self) -> Method:
-        """The method whose `run` moves members ``theta0`` on, given new and old rows."""
-        return _Update(**self.get_params())
+    def move(self, remembered) -> Method:
+        """The method whose `run` moves members ``theta0`` on, given new and old rows.
+
+        ``remembered`` is the log posterior of all rows that are known, at a weight of one each,
+        from which learned noise is drawn: old rows may weigh nothing in the update itself.
+        """
+        out = _Update(**self.get_params())
+        out.remembered = remembered
+        return out
+
+    def _with_noise(self, log_posterior, theta: Tensor, streams) -> Tensor:
+        """Members with a noise of their own, drawn given the rows, where it is learned."""
+        if not getattr(log_posterior.likelihood, "learned", False):
+            return theta
+        by_prior = log_prob_by_prior_functions(log_posterior, streams)
+        return sample_noise(log_posterior, theta, by_prior, streams)
 
     def _perturbed(self, log_posterior, theta: Tensor, streams):
-        """Members with a noise of their own where it is learned, and every member's target."""
+        """Every member's target."""
         likelihood, noise = log_posterior.likelihood, None
         if getattr(likelihood, "learned", False):
-            by_prior = log_prob_by_prior_functions(log_posterior, streams)
-            theta = sample_noise(log_posterior, theta, by_prior, streams)
             noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
-        return theta, log_posterior.perturbed(streams, noise)
+        return log_posterior.perturbed(streams, noise)
 
     def _train(self, log_posterior, target, theta: Tensor, streams, on_step):
         """Climb ``target``; the posterior is that of ``log_posterior``."""
@@ -239,14 +253,15 @@ class _Update(EnsembleFilter):
         members = inflate(
             log_posterior, theta0, streams.child(7), self.inflation, self.inflation_scale
         )
+        theta = self._with_noise(self.remembered or log_posterior, members.theta, streams)
+        members = members._replace(theta=theta)
         if self.update == "kalman":
             theta = kalman_update(
                 log_posterior, members, streams, self.taper, self.n_kalman_steps, on_step
             )
             return points(theta, log_posterior)
-        theta, target = self._perturbed(log_posterior, members.theta.clone(), streams)
-        target = _Moved(target, members)
-        return self._train(log_posterior, target, theta, streams, on_step)
+        target = _Moved(self._perturbed(log_posterior, theta, streams), members)
+        return self._train(log_posterior, target, theta.clone(), streams, on_step)
 
 
 class _Moved:

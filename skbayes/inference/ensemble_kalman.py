@@ -9,7 +9,9 @@ spurious covariances of weights far from the outputs are tapered by a Schur prod
 :math:`\rho`, which falls by a factor for each layer between them (Houtekamer and Mitchell, 2001,
 taper by distance in space). A nonlinear f is taken in by several steps with noise :math:`\alpha R`,
 the :math:`1 / \alpha` adding up to one (Emerick and Reynolds, 2013); on linear models this changes
-nothing. For classifiers f are probabilities, y zeros and ones, and R is the mean of p (1 - p).
+nothing. For two classes f is a probability, y zero or one, and R the mean of p (1 - p). For more,
+the noise of a row's zeros and ones has the covariance diag(p) - p p^T, which is singular since they
+sum to one; R = diag(p) does the same to differences that sum to zero, as all of them do here.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 from skbayes.inference.inflation import Inflated
 from skbayes.model.likelihoods import Bernoulli, Categorical, Normal
 
-LEAST = 1e-3  # of p (1 - p)
+LEAST = 1e-3  # of variances
 
 
 def kalman_update(
@@ -66,11 +68,15 @@ def kalman_update(
     theta = _see_prior(theta, members, streams.child(8))
     factor = _factors(log_posterior, theta, taper)
     for step in range(n_steps):
-        y, noise = _observations(log_posterior, theta.to(members.theta.dtype))
-        predicted, variance = noise
-        spread = variance.mean(0) * n_steps
-        epsilon = streams.normal(y.shape[0], dtype=torch.float64, device=theta.device)
-        innovation = y + epsilon * spread.sqrt() - predicted
+        y, predicted, spread = _observations(log_posterior, theta.to(members.theta.dtype))
+        spread = spread * n_steps
+        epsilon = streams.normal(y.numel(), dtype=torch.float64, device=theta.device)
+        epsilon = epsilon.view(-1, *y.shape) * spread.sqrt()
+        if isinstance(likelihood, Categorical):
+            # sqrt(p) z - p sum(sqrt(p) z) has the covariance diag(p) - p p^T
+            epsilon = epsilon - epsilon.sum(1, keepdim=True) * spread / spread.sum(0)
+        innovation = (y + epsilon - predicted).flatten(1)
+        predicted, spread = predicted.flatten(1), spread.flatten()
         theta = theta + factor * _gain(theta, predicted, spread, innovation)
         if on_step is not None:
             on_step(step + 1, n_steps, "kalman step")
@@ -95,8 +101,10 @@ def _gain(theta: Tensor, predicted: Tensor, noise: Tensor, innovation: Tensor) -
 
 def _see_prior(theta: Tensor, members: Inflated, streams) -> Tensor:
     """Take in the share of the prior that inflation has forgotten."""
+    # the likelihood's own parameters stay, which few members vary with weights by chance only
     root = members.root_share.double()
     used = root > 0
+    moving = members.precision > 0
     if not bool(used.any()):
         return theta
     known = theta[:, used]
@@ -105,7 +113,7 @@ def _see_prior(theta: Tensor, members: Inflated, streams) -> Tensor:
     innovation = z * variance.sqrt() - known
     theta = theta.clone()
     if len(theta) > theta.shape[1]:
-        theta = theta + _gain(theta, known, variance, innovation)
+        theta = theta + moving * _gain(theta, known, variance, innovation)
     else:
         own = 1.0 / members.precision.double()[used]
         theta[:, used] = known + own / (own + variance) * innovation
@@ -113,7 +121,7 @@ def _see_prior(theta: Tensor, members: Inflated, streams) -> Tensor:
 
 
 def _observations(log_posterior, theta: Tensor):
-    """Targets (m,), and each member's predictions and noise variances, (n_members, m)."""
+    """Targets (k, n), each member's predictions (n_members, k, n), and noise variances (k, n)."""
     layout, likelihood = log_posterior.layout, log_posterior.likelihood
     outputs = log_posterior.network.forward(layout.for_forward(theta), log_posterior.inputs)
     outputs = outputs.double()  # (N, n_outputs, n)
@@ -123,18 +131,19 @@ def _observations(log_posterior, theta: Tensor):
     elif isinstance(likelihood, Bernoulli | Categorical):
         if isinstance(likelihood, Bernoulli):
             predicted = torch.sigmoid(outputs)
+            variance = (predicted * (1.0 - predicted)).clamp_min(LEAST)
         else:
             predicted = torch.softmax(outputs, 1)
-        variance = (predicted * (1.0 - predicted)).clamp_min(LEAST)
+            variance = predicted.clamp_min(LEAST)
+            variance = variance / variance.sum(1, keepdim=True)
     else:
         raise ValueError(f"update='kalman' does not know {type(likelihood).__name__}.")
-    variance = variance.expand_as(predicted)
+    variance = variance.expand_as(predicted).mean(0)
     if log_posterior.weight is not None:
-        weight = log_posterior.weight[:1, None].double()
+        weight = log_posterior.weight[0].double()
         # a row of weight w is w rows in one: its noise is smaller by the root of w
         variance = variance / weight.clamp_min(1e-12)
-    y = log_posterior.y[0].double().flatten()
-    return y, (predicted.flatten(1), variance.flatten(1))
+    return log_posterior.y[0].double(), predicted, variance
 
 
 def _factors(log_posterior, theta: Tensor, taper: float) -> Tensor:

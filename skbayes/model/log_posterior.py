@@ -285,7 +285,7 @@ class LogPosterior(Density):
             theta = theta - self._anchor
         net, params, hyper = self.layout.split(theta)
         value, by_net, by_hyper = self.prior.log_prob_and_grad(net, hyper, plus)
-        by_params = params
+        by_params = torch.zeros_like(params)
         if self.likelihood.n_params and not self._frozen:
             more, by_params = self.likelihood.log_prior_and_grad(params)
             value = value + more
