@@ -69,7 +69,64 @@ class WatchedOutOfCoreLogPosterior(WatchedLogPosterior, OutOfCoreLogPosterior):
     """The same for rows that are not in memory."""
 
 
-class Listener:
+class Notifier:
+    """A skorch net that holds the history and a module, and tells its callbacks of epochs.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        With ``callbacks`` and ``verbose``; gets ``history_``.
+    module : nn.Module
+        What callbacks see as the net's.
+    X, y : array-like
+        Training data, which callbacks are passed.
+    """
+
+    def __init__(self, estimator, module: torch.nn.Module, X, y) -> None:
+        skorch = _import_skorch()
+        self.estimator, self.X, self.y = estimator, X, y
+        self._best: dict[str, float] = {}
+        self.net = _net_class(skorch)(
+            module,
+            criterion=torch.nn.MSELoss,  # never called; skorch wants one
+            callbacks=list(estimator.callbacks),
+            train_split=None,
+            verbose=estimator.verbose,
+        )
+        self.data = {"dataset_train": skorch.dataset.Dataset(X, y), "dataset_valid": None}
+
+    def begin(self) -> None:
+        """Start the training and its first epoch."""
+        self.net.notify("on_train_begin", X=self.X, y=self.y)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.net.notify("on_epoch_begin", **self.data)
+        self.net.history.new_batch()  # Checkpoint looks for one
+
+    def record(self, name: str, value: float) -> None:
+        """Write a loss into the history, and whether it is the best so far."""
+        best = self._best.get(name, np.inf)
+        self.net.history.record(name, value)
+        self.net.history.record(name + "_best", bool(value < best))
+        self._best[name] = min(best, value)
+
+    def next_epoch(self) -> None:
+        """End an epoch and begin the next."""
+        self.net.notify("on_epoch_end", **self.data)
+        self._begin()
+
+    def end(self) -> None:
+        """End the training and leave ``history_`` on the estimator."""
+        del self.net.history[-1:]  # begun, but not ended
+        self.net.notify("on_train_end", X=self.X, y=self.y)
+        rows = [dict(row) for row in self.net.history]
+        self.estimator.history_ = [
+            {key: value for key, value in row.items() if key != "batches"} for row in rows
+        ]
+
+
+class Listener(Notifier):
     """Turns the steps of a method into what skorch tells its callbacks.
 
     A context manager that gives the log posterior to run on and its ``on_step``.
@@ -87,38 +144,23 @@ class Listener:
     """
 
     def __init__(self, estimator, target: LogPosterior, on_step, X, y) -> None:
-        skorch = _import_skorch()
-        self.estimator, self.target, self.on_step, self.X, self.y = estimator, target, on_step, X, y
+        self.target, self.on_step = target, on_step
         self.watched = WatchedLogPosterior.of(target)
         index = np.linspace(0, target.n - 1, min(target.n, N_ROWS)).round().astype(int)
         # the target itself, since asking it must not look like a step
         self._some = target if target.n <= N_ROWS else target.minibatch(index)
-        self._best = np.inf
         module = target.network.to_module(np.zeros(target.network.n_params, dtype=np.float32))
         module.requires_grad_(True)
-        self.net = _net_class(skorch)(
-            module,
-            criterion=torch.nn.MSELoss,  # never called; skorch wants one
-            callbacks=list(estimator.callbacks),
-            train_split=None,
-            verbose=estimator.verbose,
-        )
-        self.data = {"dataset_train": skorch.dataset.Dataset(X, y), "dataset_valid": None}
+        super().__init__(estimator, module, X, y)
 
     def __enter__(self):
         with torch.enable_grad():
             self.net.initialize()
-        self.net.notify("on_train_begin", X=self.X, y=self.y)
-        self._begin()
+        self.begin()
         return self.watched, self.step
 
     def __exit__(self, *error) -> None:
-        del self.net.history[-1:]  # begun, but not ended
-        self.net.notify("on_train_end", X=self.X, y=self.y)
-        rows = [dict(row) for row in self.net.history]
-        self.estimator.history_ = [
-            {key: value for key, value in row.items() if key != "batches"} for row in rows
-        ]
+        self.end()
 
     def step(self, done: int, total: int, text: str) -> None:
         """End an epoch and begin the next."""
@@ -126,12 +168,7 @@ class Listener:
         theta = self.watched.last_theta[0]
         if theta is not None:
             self._record(theta)
-        self.net.notify("on_epoch_end", **self.data)
-        self._begin()
-
-    def _begin(self) -> None:
-        self.net.notify("on_epoch_begin", **self.data)
-        self.net.history.new_batch()  # Checkpoint looks for one
+        self.next_epoch()
 
     def _record(self, theta: Tensor) -> None:
         """Write the loss into the history and the weights into the net's module."""
@@ -139,9 +176,7 @@ class Listener:
         with torch.no_grad():
             loss = -float(self._some(theta).mean()) / self.target.total_weight
             network.load_into(self.net.module_, layout.for_forward(theta[:1])[0].cpu())
-        self.net.history.record("train_loss", loss)
-        self.net.history.record("train_loss_best", loss < self._best)
-        self._best = min(self._best, loss)
+        self.record("train_loss", loss)
 
 
 def _net_class(skorch) -> Any:

@@ -81,12 +81,19 @@ class Runs:
         if path is not None and path.exists():
             self.done = {r["key"]: r for r in map(json.loads, path.read_text().splitlines())}
 
-    def get(self, key: str, function: Callable[..., dict], *args) -> dict:
-        """The result of ``function(*args)``, run now if the file does not have it."""
+    def get(self, key: str, function: Callable[..., dict], *args, apart: bool = True) -> dict:
+        """The result of ``function(*args)``, run now if the file does not have it.
+
+        With ``apart=False`` it runs in this process, for what is short.
+        """
         if key not in self.done:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                self.done[key] = {"key": key, **pool.submit(function, *args).result()}
+            if apart:
+                context = multiprocessing.get_context("spawn")
+                with ProcessPoolExecutor(1, mp_context=context) as pool:
+                    result = pool.submit(function, *args).result()
+            else:
+                result = function(*args)
+            self.done[key] = {"key": key, **result}
             shown = {n: v for n, v in self.done[key].items() if not isinstance(v, list | dict)}
             print(json.dumps(shown), file=sys.stderr, flush=True)
             if self.path is not None:

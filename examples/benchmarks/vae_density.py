@@ -126,10 +126,11 @@ def main() -> None:
     more = [
         ("--out", {"help": "file of results, to go on with"}),
         ("--seeds", {"type": int, "default": 5}),
+        ("--sets", {"nargs": "*", "choices": SETS, "help": "names, default: all"}),
     ]
     args = parse(__doc__, *more)
     seeds = range(1 if args.quick else args.seeds)
-    sets = SETS[:3] if args.quick else SETS
+    sets = args.sets or (SETS[:3] if args.quick else SETS)
     models = [*MODELS, *(["spline flow"] if installed("zuko") else [])]
     runs = Runs(Path(args.out) if args.out else None)
     rows, figures = [], {}

@@ -21,6 +21,7 @@ MOST_KEPT = 2000
 """Training and calibration rows that are kept for scores chosen after `fit`."""
 
 N_FOLDS = 5
+DEFAULT_ROBUSTNESS = 2.0
 FEW = 500
 
 
@@ -41,8 +42,9 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     Parameters
     ----------
     density : VAEDensityEstimator or None, default=None
-        The model, not fitted. None: a small one that trains for a few hundred steps,
-        ``VAEDensityEstimator((32,), linear_path=True, max_epochs=..., refit=False)``.
+        The model, not fitted. None: a small one that trains for 300 steps; with 500 rows and more
+        it has a linear path and a mixture as latent prior, with fewer two latent variables only,
+        so that a few outliers are not learned.
     anomaly_score : str or list of str, default="log_density"
         "log_density", "elbo", "reconstruction" (mean of log p(x given z)), "kl" (divergence of q
         from the prior), "latent_knn" (distance to the nearest training rows in the latent
@@ -57,6 +59,11 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     trim : float in [0, 0.5), default=0.0
         Share of the training rows that is left out of a second fit: those that the first one
         finds least likely. For training rows that are not all normal.
+    robustness : float or "auto", default="auto"
+        The other way to resist such rows: if positive, training is on the beta divergence
+        (``objective="beta-divergence"`` of the model, which has to be "elbo" otherwise), in which
+        unlikely rows weigh less. "auto" is 2 for the default model and leaves a given ``density``
+        as it is. Rows that weigh little are not encoded either: for "kl" and "latent_knn" take 0.
     n_neighbors : int, default=5
         Of "latent_knn".
     random_state : int, RandomState or None, default=None
@@ -96,6 +103,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         contamination="auto",
         false_alarm_rate=0.01,
         trim=0.0,
+        robustness="auto",
         n_neighbors=5,
         random_state=None,
         verbose=0,
@@ -105,6 +113,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         self.contamination = contamination
         self.false_alarm_rate = false_alarm_rate
         self.trim = trim
+        self.robustness = robustness
         self.n_neighbors = n_neighbors
         self.random_state = random_state
         self.verbose = verbose
@@ -146,7 +155,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
             parts = [(np.setdiff1d(order, fold), fold) for fold in folds]
         for train, calibration in parts:
             rows = X[np.sort(train)]
-            model = self._fit_model(rows, rng)
+            model = self._fit_model(rows, n, rng)
             self.models_.append(model)
             self._train.append(np.array(rows[:: -(-len(rows) // MOST_KEPT)]))
             self._calibration.append(np.array(X[np.sort(calibration)]))
@@ -179,6 +188,15 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         number(self, "n_neighbors", numbers.Integral, 1)
         number(self, "false_alarm_rate", numbers.Real, 0, above=True)
         number(self, "trim", numbers.Real, 0)
+        auto = isinstance(self.robustness, str) and self.robustness == "auto"
+        if not auto:
+            number(self, "robustness", numbers.Real, 0)
+        given = self.density is not None and self.density.objective != "elbo"
+        if not auto and self.robustness and given:
+            raise ValueError(
+                f"robustness={self.robustness!r} is not allowed with a density whose objective is "
+                f"{self.density.objective!r}; it needs objective='elbo'."
+            )
         if self.false_alarm_rate >= 1:
             raise ValueError(
                 f"false_alarm_rate={self.false_alarm_rate!r} is not allowed; it must be below 1."
@@ -208,14 +226,20 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
             )
         return names
 
-    def _fit_model(self, rows: np.ndarray, rng) -> VAEDensityEstimator:
+    def _fit_model(self, rows: np.ndarray, n: int, rng) -> VAEDensityEstimator:
+        """Fit a model to rows, which are of n."""
         seed = rng.randint(2**31 - 1)
+        robustness = self.robustness
         if self.density is None:
-            model = default_density(len(rows)).set_params(verbose=self.verbose)
+            model = default_density(len(rows), n < FEW).set_params(verbose=self.verbose)
+            robustness = DEFAULT_ROBUSTNESS if robustness == "auto" else robustness
         else:
             model = clone(self.density)
+            robustness = 0.0 if robustness == "auto" else robustness
         if model.random_state is None:
             model.set_params(random_state=seed)
+        if robustness:
+            model.set_params(objective="beta-divergence", robustness=robustness)
         model.fit(rows)
         if self.trim:
             keep = np.argsort(-model.score_samples(rows), kind="stable")
@@ -351,9 +375,9 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         return np.min([model.constant_violations(X) for model in self.models_], 0)
 
 
-def default_density(n: int) -> VAEDensityEstimator:
-    """The model of the detector's default."""
-    return VAEDensityEstimator(
+def default_density(n: int, few: bool = False) -> VAEDensityEstimator:
+    """The model of the detector's default, for n rows to train on."""
+    model = VAEDensityEstimator(
         (32,),
         linear_path=True,
         max_epochs=max(1, round(300 * min(256, n) / n)),
@@ -363,3 +387,6 @@ def default_density(n: int) -> VAEDensityEstimator:
         importance_inflation=1.2,
         refit=False,
     )
+    if few:
+        model.set_params(linear_path=False, latent_dim=2, noise="per_feature", warm_up=50)
+    return model

@@ -94,7 +94,8 @@ class AnswersMixin:
         log_density : ndarray of shape (n_samples,)
             In nats.
         ess : ndarray of shape (n_samples,)
-            Between 1 and ``n_importance``; only with ``return_ess``.
+            Between 1 and ``n_importance`` (times ``n_weight_draws`` with normal weights); only with
+            ``return_ess``.
         """
         V, parts = self._parts(X, self.n_importance)
         out, ess = np.empty(len(V)), np.empty(len(V))
@@ -253,7 +254,9 @@ class AnswersMixin:
         with torch.no_grad():
             for rows in chunks(model, n_samples, 1):
                 z = model.prior.sample(rows.stop - rows.start, generator)
-                out.append(model.head.sample(model.decoder(z), generator).cpu().numpy())
+                out.append(
+                    model.head.sample(model.decode_any(z, generator), generator).cpu().numpy()
+                )
         return self._columns.inverse_transform(np.concatenate(out))
 
     @available_if(_has_density)
@@ -342,6 +345,8 @@ class AnswersMixin:
         """Standard deviation of the noise in the units of X."""
         columns = self._columns
         out = np.full(columns.n_features, np.nan)
+        if not columns.layout.n_real:
+            return out
         with torch.no_grad():
             z: Any = model.prior.moments()[0][None]
             _, log_var, *_ = model.head.split(model.decoder(z))

@@ -17,7 +17,15 @@ from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES, Objective
 from skbayes.density.options import check_image
 from skbayes.density.rows import Split
-from skbayes.density.training import Rows, Schedule, Stepper, Trained, replay, train
+from skbayes.density.training import (
+    HELD_OUT_POINTS,
+    Rows,
+    Schedule,
+    Stepper,
+    Trained,
+    replay,
+    train,
+)
 from skbayes.validation import check_hidden_layer_sizes
 
 MOST_DEEP = 10
@@ -29,6 +37,11 @@ FEWEST_FOR_DEEP = 1000
 from the rows, and too few rows are held out to show it."""
 COMPARE_POINTS = 256
 COMPARE_ROWS = 2000
+STREAM_ROWS = 200
+"""Rows of each pass that the density is computed on."""
+
+MOST_EVALUATION = 0.2
+"""Share of the time of training that its evaluations take at most, about."""
 
 
 @dataclass
@@ -149,6 +162,7 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
         e.n_components,
         image,
         tuple(e.channels) if image is not None else (),
+        e.n_weight_draws if e.decoder_weights == "normal" else 0,
     )
     wide = e.latent_dim or min(real, MOST_LINEAR)
     beside = replace(base, n_latent=wide, linear=True)
@@ -163,7 +177,8 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
     if e.linear_path is True:
         return {"deep with linear path": beside}
     out = {}
-    if prior in ("auto", "normal") and layout.n_real == layout.n_columns:
+    closed = prior in ("auto", "normal") and e.decoder_weights == "point"
+    if closed and layout.n_real == layout.n_columns:
         noise = e.noise if e.noise != "per_row" else "per_feature"
         out["linear"] = replace(base, hidden=(), linear=True, noise=noise, image_shape=None)
     out["deep with linear path"] = beside  # the simplest first
@@ -202,7 +217,7 @@ def _fit_one(
         spec = choose_linear(spec, V, weight, held, e.latent_dim, e.noise)
     model = start(spec, V, weight, seed, problem)
     objective = make_objective(e, model, problem, seed)
-    schedule = make_schedule(e, problem.split.n, spec)
+    schedule = make_schedule(e, problem.split.n, spec, len(problem.held_out))
     messages = []
     if closed:
         curve = [-problem.mean(compare(model, problem))]
@@ -256,7 +271,7 @@ def _train(e, problem: Problem, name: str, model, objective, schedule, seed: int
         on_step=on_step,
     )
     if listener is not None:
-        listener.close()
+        listener.end()
     return out
 
 
@@ -301,8 +316,9 @@ def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
         stepper.resume(stream["adam"])
     steps = math.ceil(n / stepper.batch)
     loss = sum(stepper.step(estimator.learning_rate) for _ in range(steps)) / steps
-    values = compare(model, problem) if objective.has_density else np.array([-loss])
-    score = problem.mean(values) if objective.has_density else -loss
+    density = objective.has_density
+    values = compare(model, problem, STREAM_ROWS) if density else np.array([-loss])
+    score = float(values.mean())
     stream = {
         "seed": seed,
         "seen": stepper.total,
@@ -354,17 +370,23 @@ def make_objective(e, model: VAE, problem: Problem, seed: int) -> Objective:
     """The objective with the estimator's settings."""
     n_points = e.n_points or (8 if e.objective == "iwae" else 1)
     objective = OBJECTIVES[e.objective](
-        n_points=n_points, beta=e.beta, free_bits=e.free_bits, strength=e.penalty
+        n_points=n_points,
+        beta=e.beta,
+        free_bits=e.free_bits,
+        strength=e.penalty,
+        robustness=e.robustness,
     )
     objective.prepare(model, e.kernel, seed, problem.device, problem.dtype)
     return objective
 
 
-def make_schedule(e, n: int, spec: Architecture) -> Schedule:
+def make_schedule(e, n: int, spec: Architecture, n_held_out: int = 0) -> Schedule:
     """How long and how fast to train."""
     batch = min(e.batch_size, n)
     epochs = e.max_epochs or max(1, math.ceil(DEFAULT_STEPS * batch / n))
-    per_epoch = math.ceil(n / batch)
+    n_steps = math.ceil(n / batch) * epochs
+    # a step takes about three forward passes, an evaluation one for each of its points
+    cost = n_held_out * max(HELD_OUT_POINTS, e.n_points or 1) / (3 * batch)
     return Schedule(
         batch,
         epochs,
@@ -372,13 +394,13 @@ def make_schedule(e, n: int, spec: Architecture) -> Schedule:
         0 if spec.linear else e.warm_up,
         e.patience,
         e.noise_prior,
-        min(50, max(1, per_epoch * epochs // 4)),
+        min(max(50, math.ceil(cost / MOST_EVALUATION)), max(1, n_steps // 4)),
     )
 
 
-def compare(model: VAE, problem: Problem) -> np.ndarray:
-    """Log density of the held-out rows, in standardised units."""
-    held = problem.held_out[:COMPARE_ROWS]
+def compare(model: VAE, problem: Problem, n_rows: int = COMPARE_ROWS) -> np.ndarray:
+    """Log density of the first held-out rows, in standardised units."""
+    held = problem.held_out[:n_rows]
     points = normal_points(COMPARE_POINTS, model.n_noise, seed=1)
     eps = torch.as_tensor(points, dtype=problem.dtype, device=problem.device)[:, None]
     values = torch.cat([log_density(model, part, eps) for part in held.split(64)])

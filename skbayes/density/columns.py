@@ -188,9 +188,9 @@ class Columns:
         out[:, :n_real] = (X[:, self.real] - self.mean) / self.scale
         at = n_real
         binary, count, categorical = self._kinds
-        for j in binary:
-            out[:, at] = self._code(X[:, j], self.binary_values[j], j)
-            at += 1
+        if binary:
+            out[:, at : at + len(binary)] = self._binary_codes(X[:, binary], binary)
+            at += len(binary)
         for j in count:
             if (X[:, j] < 0).any() or (X[:, j] != np.rint(X[:, j])).any():
                 raise ValueError(f"column {j} has counts that are negative or not whole numbers.")
@@ -200,6 +200,16 @@ class Columns:
             out[:, at] = self._code(X[:, j], self.categories[j], j)
             at += 1
         return out
+
+    def _binary_codes(self, part: np.ndarray, columns: list[int]) -> np.ndarray:
+        """Which entries have the larger value of their column; all columns at once."""
+        known = np.array([self.binary_values[j] for j in columns])
+        high = part == known[:, 1]
+        wrong = ~high & (part != known[:, 0])
+        if wrong.any():
+            k = int(np.flatnonzero(wrong.any(0))[0])
+            self._code(part[:, k], known[k], columns[k])  # says what is wrong
+        return high
 
     @staticmethod
     def _code(column, known, j) -> np.ndarray:

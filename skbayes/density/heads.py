@@ -104,6 +104,29 @@ class Head(nn.Module):
             at += 1
         return torch.cat(terms, -1)
 
+    def log_power_integral(self, out: Tensor, b: float) -> Tensor:
+        r"""Log of the integral of the likelihood's power 1 + b over all rows, (...,).
+
+        .. math:: \int N(x; \mu, \sigma^2)^{1 + b} dx = (2 \pi \sigma^2)^{-b / 2} (1 + b)^{-1/2}
+
+        The sum over an integer column's grid is taken to be this times the b-th power of the
+        distance of its points, and one at most. There is none for counts.
+        """
+        _, log_var, logits, _, classes = self.split(out)
+        n_normal = self.layout.n_normal
+        real = -0.5 * (b * (LOG_2PI + log_var) + math.log1p(b))
+        real = real.expand(*out.shape[:-1], self.layout.n_real)
+        total = real[..., :n_normal].sum(-1)
+        if self.layout.n_integer:
+            on_grid = real[..., n_normal:] + b * torch.log(2.0 * self.half_pitch)
+            total = total + on_grid.clamp_max(0.0).sum(-1)
+        if self.layout.n_binary:
+            yes, no = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+            total = total + torch.logaddexp((1.0 + b) * yes, (1.0 + b) * no).sum(-1)
+        for scores in classes:
+            total = total + torch.logsumexp((1.0 + b) * torch.log_softmax(scores, -1), -1)
+        return total
+
     def _negative_binomial(self, count: Tensor, log_rate: Tensor) -> Tensor:
         """Negative binomial with mean exp(log_rate) and r = exp(-log_dispersion) failures."""
         r = torch.exp(-self.log_dispersion)
@@ -150,10 +173,12 @@ class Head(nn.Module):
         :math:`\log p = -\tfrac12 (\log \sigma^2 + s^2 / \sigma^2)`. It keeps the likelihood
         bounded (Mattei and Frellsen 2018).
         """
+        dispersion = 0.5 * (self.log_dispersion**2).sum()
+        if not self.layout.n_real:
+            return dispersion
         _, log_var, _, _, _ = self.split(out)
         log_var = log_var.reshape(-1, self.layout.n_real)
         value = 0.5 * (log_var + prior_scale**2 * torch.exp(-log_var)).mean(0).sum()
-        dispersion = 0.5 * (self.log_dispersion**2).sum()
         return value + dispersion
 
 

@@ -56,7 +56,8 @@ def weigh(
               \frac{p(x \mid z_k) p(z_k)}{q(z_k \mid x)}, \qquad z_k = \mu(x) + c\, \sigma(x) u_k
 
     Burda, Grosse and Salakhutdinov (2016). The points u_k are the same for all rows. The weights'
-    effective sample size is :math:`(\sum w)^2 / \sum w^2`.
+    effective sample size is :math:`(\sum w)^2 / \sum w^2`. With a posterior over the decoder's
+    weights the mean is over its draws as well.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def weigh(
             if by_column:
                 share = torch.exp(log_weight - total)
                 parts = torch.einsum("kn,knd->nd", share, log_lik).cpu().numpy()
-            density = (total - math.log(len(points))).cpu().numpy()
+            density = (total - math.log(len(log_weight))).cpu().numpy()
             yield Weighted(rows, density, ess.cpu().numpy(), parts)
 
 
@@ -95,7 +96,7 @@ def log_density(model: VAE, v: Tensor, eps: Tensor) -> Tensor:
     with torch.no_grad():
         mean, log_var = model.encode(v)
         log_weight, _, _ = model.log_weights(v, mean, log_var, eps)
-        return torch.logsumexp(log_weight, 0) - math.log(len(eps))
+        return torch.logsumexp(log_weight, 0) - math.log(len(log_weight))
 
 
 def chunks(model: VAE, n: int, n_points: int) -> Iterator[slice]:
@@ -104,6 +105,6 @@ def chunks(model: VAE, n: int, n_points: int) -> Iterator[slice]:
     width = max([spec.layout.n_inputs, model.head.n_outputs, spec.n_latent, *spec.hidden])
     if spec.prior in ("mixture", "vamp"):
         width = max(width, spec.n_components * spec.n_latent)
-    size = max(1, min(4096, MEMORY // (8 * width * n_points)))
+    size = max(1, min(4096, MEMORY // (8 * width * n_points * model.n_draws)))
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from skbayes.density.columns import Layout, expand
+from skbayes.density.decoder_weights import DecoderWeights
 from skbayes.density.heads import Head
 from skbayes.density.latent_priors import (
     LatentPrior,
@@ -41,7 +41,8 @@ class Architecture:
     n_components: int = 16
     image_shape: tuple[int, int, int] | None = None
     channels: tuple[int, ...] = ()
-    inner: dict[str, Any] = field(default_factory=dict)
+    n_weight_draws: int = 0
+    """Draws of the decoder's weights that answers are averaged over; 0: these are points."""
 
 
 class VAE(nn.Module):
@@ -78,6 +79,9 @@ class VAE(nn.Module):
         n_latent, hidden = spec.n_latent, spec.hidden
         self.encoder = Path(n_in, 2 * n_latent, hidden, act, linear, generator, deep_in)
         self.decoder = Path(n_latent, n_out, hidden[::-1], act, linear, generator, deep_out)
+        self.decoder_weights: DecoderWeights | None = None
+        if spec.n_weight_draws:
+            self.decoder_weights = DecoderWeights(self.decoder, spec.n_weight_draws, seed + 2)
         self.register_buffer("count_mean", torch.zeros(layout.n_count))
         self.register_buffer("count_scale", torch.ones(layout.n_count))
         self.prior = self._make_prior(spec, seed)
@@ -125,7 +129,8 @@ class VAE(nn.Module):
         Returns
         -------
         log_weight : Tensor of shape (n_points, n)
-            log p(x, z) - log q(z given x), real columns in standardised units.
+            log p(x, z) - log q(z given x), real columns in standardised units. With a posterior
+            over the decoder's weights, n_points for each of its draws, one draw after another.
         log_lik : Tensor of shape (n_points, n, n_columns)
             log p(x_j given z).
         out : Tensor
@@ -133,11 +138,35 @@ class VAE(nn.Module):
         """
         n_latent = self.spec.n_latent
         z = mean + torch.exp(0.5 * log_var) * eps[..., :n_latent]
-        out = self.decoder(z)
-        log_lik = self.head.log_prob(out, v)
         extra = eps[..., n_latent:].expand(*z.shape[:-1], -1) if self.prior.n_extra else None
         log_ratio = self.prior.log_prob(z, extra) - normal_log_prob(z, mean, log_var)
+        if self.decoder_weights is None:
+            out = self.decoder(z)
+        else:
+            out = torch.cat([self.decoder(z) for _ in self.decoder_weights.draws()])
+            log_ratio = log_ratio.repeat(self.n_draws, 1)
+        log_lik = self.head.log_prob(out, v)
         return log_lik.sum(-1) + log_ratio, log_lik, out
+
+    def decode_any(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """What the decoder puts out for z (n, n_latent), with a draw of its weights for each."""
+        if self.decoder_weights is None:
+            return self.decoder(z)
+        which = torch.randint(self.n_draws, (len(z),), generator=generator).to(z.device)
+        out = z.new_empty((len(z), self.head.n_outputs))
+        for number in self.decoder_weights.draws():
+            rows = which == number
+            out[rows] = self.decoder(z[rows])
+        return out
+
+    def weights_kl(self) -> Tensor:
+        """Divergence of the decoder's weights from their prior, for the whole data set."""
+        return torch.zeros(()) if self.decoder_weights is None else self.decoder_weights.kl()
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of the decoder's weights in an answer."""
+        return max(1, self.spec.n_weight_draws)
 
     @property
     def n_noise(self) -> int:

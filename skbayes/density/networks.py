@@ -124,3 +124,16 @@ class Path(nn.Module):
         if self.deep is None:
             return self.linear(x)  # type: ignore[misc]
         return self.deep(x) if self.linear is None else self.linear(x) + self.deep(x)
+
+
+def flatten(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """One vector that all weights are views of, and one for their gradients."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    grad = torch.zeros_like(flat)
+    at = 0
+    for p in parameters:
+        p.data = flat[at : at + p.numel()].view_as(p)
+        p.grad = grad[at : at + p.numel()].view_as(p)
+        at += p.numel()
+    return flat, grad

@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from skbayes.density.importance import log_density
 from skbayes.density.model import VAE
-from skbayes.density.networks import MLP
+from skbayes.density.networks import MLP, flatten
+from skbayes.inference.optimizers import Adam
 
 HELD_OUT_PAIRS = 500
 
@@ -32,22 +34,29 @@ class Objective:
         Nats of each latent variable that cost nothing.
     strength : float
         Factor on the penalty of the criteria that compare distributions.
+    robustness : float
+        Of `BetaDivergence`.
     """
 
     has_density: ClassVar[bool] = True
 
     def __init__(
-        self, n_points: int = 1, beta: float = 1.0, free_bits: float = 0.0, strength: float = 1.0
+        self,
+        n_points: int = 1,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        strength: float = 1.0,
+        robustness: float = 0.0,
     ) -> None:
-        self.n_points, self.beta = n_points, beta
+        self.n_points, self.beta, self.robustness = n_points, beta, robustness
         self.free_bits, self.strength = free_bits, strength
 
     def prepare(self, model: VAE, kernel: str, seed: int, device, dtype) -> None:
         """Make what the objective trains beside the model."""
 
     def held_out(self, model: VAE, v: Tensor, eps: Tensor, share: Tensor) -> Tensor:
-        """What early stopping looks at where there is no density."""
-        raise NotImplementedError("abstract")
+        """What early stopping looks at; here minus the mean log density, by importance weights."""
+        return -(share @ log_density(model, v, eps))
 
     def after_step(self, model: VAE, v: Tensor, rate: float) -> None:
         """Train what the objective has beside the model."""
@@ -64,7 +73,6 @@ class Objective:
         n_latent = model.spec.n_latent
         z = mean + torch.exp(0.5 * log_var) * eps[..., :n_latent]
         out = model.decoder(z)
-        log_lik = model.head.log_prob(out, v).sum(-1).mean(0)
         extra = eps[..., n_latent:] if model.prior.n_extra else None
         kl = model.prior.kl(mean, log_var, z, extra)
         if model.prior.factorises:
@@ -76,7 +84,11 @@ class Objective:
             divergence = share @ kl.mean(0)
             if self.free_bits:
                 divergence = divergence.clamp_min(self.free_bits * n_latent)
-        return warm * self.beta * divergence - share @ log_lik, out
+        return warm * self.beta * divergence + self._misfit(model, out, v, share), out
+
+    def _misfit(self, model: VAE, out: Tensor, v: Tensor, share: Tensor) -> Tensor:
+        """Minus the mean log likelihood of the rows given points of q."""
+        return -(share @ model.head.log_prob(out, v).sum(-1).mean(0))
 
 
 class ELBO(Objective):
@@ -101,7 +113,42 @@ class IWAE(Objective):
         return -(share @ bound), out
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "iwae": IWAE}
+class BetaDivergence(Objective):
+    r"""The bound with a beta divergence in place of the log likelihood: unlikely rows weigh less.
+
+    .. math:: \frac{1}{c} E_{q(z \mid x)} \Big[ -\frac{1 + b}{b} \big(p(x \mid z)^b - 1\big)
+              + \int p(x' \mid z)^{1 + b} dx' \Big] + KL
+
+    Akrami, Joshi, Li, Aydore and Leahy (2019), after the density power divergence of Basu et al.
+    (1998). A row has the weight :math:`(1 + b)\, p(x \mid z)^b` in the gradient, and none as its
+    likelihood goes to zero. Different here: the exponent b is ``robustness`` over the number of
+    columns; the integral is kept, since the noise is learned; and c is the batch's mean of
+    :math:`(1 + b)\, p(x \mid z)^b`, so that the divergence weighs as it does in the bound. Early
+    stopping looks at the mean log density without the tenth of the held-out rows that are least
+    likely.
+    """
+
+    def _misfit(self, model, out, v, share):
+        b = self.robustness / v.shape[1]
+        power = torch.exp(b * model.head.log_prob(out, v).sum(-1))  # (n_points, n)
+        integral = torch.exp(model.head.log_power_integral(out, b))
+        scale = (1.0 + b) * (share @ power.detach().mean(0))
+        cost = integral - (1.0 + b) / b * (power - 1.0)
+        return share @ cost.mean(0) / scale
+
+    def held_out(self, model, v, eps, share):
+        values, order = torch.sort(log_density(model, v, eps))
+        kept = share[order] * (torch.cumsum(share[order], 0) > LEAST_LIKELY)
+        return -(kept @ values) / kept.sum().clamp_min(1e-12)
+
+
+LEAST_LIKELY = 0.1
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "elbo": ELBO,
+    "iwae": IWAE,
+    "beta-divergence": BetaDivergence,
+}
 
 
 class Autoencoder(Objective):
@@ -222,7 +269,8 @@ class LatentGAN(Autoencoder):
         n_in = self._n_in(model)
         net = MLP([n_in, self.width, self.width, 1], "silu", generator)
         self.net = net.to(device=device, dtype=dtype)
-        self._optimiser = torch.optim.Adam(self.net.parameters(), betas=(0.5, 0.999))
+        self._flat, self._grad = flatten(self.net)
+        self._optimiser = Adam(self._flat, beta1=0.5)
 
     def _n_in(self, model: VAE) -> int:
         return model.spec.n_latent
@@ -244,11 +292,9 @@ class LatentGAN(Autoencoder):
             p.requires_grad_(True)
         with torch.enable_grad():
             loss = _softplus(-self.net(self._real)).mean() + _softplus(self.net(self._fake)).mean()
-            self._optimiser.zero_grad()
+            self._grad.zero_()
             loss.backward()
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        self._optimiser.step()
+        self._optimiser.step(self._flat, self._grad, rate)
 
 
 class MMDAndGAN(LatentGAN):

@@ -22,6 +22,7 @@ def check_options(estimator) -> None:
     check_choice("latent_prior", e.latent_prior, ("auto", *PRIORS))
     check_choice("linear_path", e.linear_path, ("auto", True, False))
     check_choice("objective", e.objective, tuple(OBJECTIVES))
+    check_choice("decoder_weights", e.decoder_weights, ("point", "normal"))
     check_choice("kernel", e.kernel, ("imq", "rbf"))
     check_choice("refit", e.refit, ("auto", True, False))
     check_choice("standardize", e.standardize, (True, False))
@@ -31,7 +32,8 @@ def check_options(estimator) -> None:
     for name in ("n_components", "n_importance", "batch_size", "patience"):
         number(e, name, numbers.Integral, 1)
     number(e, "warm_up", numbers.Integral, 0)
-    for name in ("noise_floor", "learning_rate", "importance_inflation"):
+    number(e, "n_weight_draws", numbers.Integral, 1)
+    for name in ("noise_floor", "learning_rate", "importance_inflation", "robustness"):
         number(e, name, numbers.Real, 0, above=True)
     for name in ("noise_prior", "beta", "free_bits", "penalty"):
         number(e, name, numbers.Real, 0)
@@ -49,6 +51,17 @@ def check_options(estimator) -> None:
         from skbayes.callbacks import check_callbacks
 
         check_callbacks(e.callbacks)
+    if e.objective == "beta-divergence" and e.count_features is not None:
+        raise ValueError(
+            f"count_features={e.count_features!r} is not allowed with objective='beta-divergence', "
+            "which has no closed form for counts."
+        )
+    if e.decoder_weights == "normal" and (e.objective != "elbo" or e.image_shape is not None):
+        raise ValueError(
+            "decoder_weights='normal' is not allowed with "
+            f"objective={e.objective!r}, image_shape={e.image_shape!r}; it needs objective='elbo' "
+            "and image_shape=None."
+        )
     if not OBJECTIVES[e.objective].has_density and e.latent_prior == "two_stage":
         raise ValueError(
             f"latent_prior='two_stage' is not allowed with objective={e.objective!r}, which has no "

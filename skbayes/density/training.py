@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skbayes.density.importance import log_density, normal_points
+from skbayes.density.importance import normal_points
 from skbayes.density.model import VAE
+from skbayes.density.networks import flatten
 from skbayes.density.objectives import Objective
 from skbayes.inference.optimizers import Adam
 
@@ -51,6 +52,9 @@ class Rows(NamedTuple):
     n: int
     weight: np.ndarray | None = None
 
+
+HELD_OUT_POINTS = 16
+"""Points of q per row at least for the held-out bound."""
 
 CUT = 0.3
 N_CUTS = 2
@@ -163,7 +167,7 @@ class Stepper:
     ) -> None:
         self.model, self.objective, self.rows, self.schedule = model, objective, rows, schedule
         self.rng = np.random.default_rng(seed)
-        self.flat, self.grad = _flatten(model)
+        self.flat, self.grad = flatten(model)
         self.batch = min(schedule.batch_size, rows.n)
         self.total = float(rows.n) if rows.weight is None else float(rows.weight.sum())
         self.t = 0
@@ -203,6 +207,7 @@ class Stepper:
         with torch.enable_grad():
             loss, out = objective.loss(model, v, eps, share, warm)
             prior = model.head.penalty(out, schedule.prior_scale) + model.prior.penalty()
+            prior = prior + warm * model.weights_kl()
             (loss + prior / self.total).backward()
         norm = float(torch.linalg.vector_norm(self.grad))
         self.t += 1
@@ -228,19 +233,6 @@ CLIP = 100.0
 """Largest norm of the gradient of the loss per row."""
 
 
-def _flatten(model: VAE) -> tuple[Tensor, Tensor]:
-    """One vector that all weights are views of, and one for their gradients."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-    grad = torch.zeros_like(flat)
-    at = 0
-    for p in parameters:
-        p.data = flat[at : at + p.numel()].view_as(p)
-        p.grad = grad[at : at + p.numel()].view_as(p)
-        at += p.numel()
-    return flat, grad
-
-
 MOST_SHUFFLED = 1 << 21
 
 
@@ -255,7 +247,7 @@ def _shares(weight: np.ndarray | None, n: int, like: Tensor) -> Tensor:
 
 def _held_out_points(model: VAE, objective: Objective, n_rows: int, like: Tensor) -> Tensor:
     """The same points at every evaluation, so that bounds can be compared."""
-    n_points = max(16, 2 ** math.ceil(math.log2(max(1, objective.n_points))))
+    n_points = max(HELD_OUT_POINTS, 2 ** math.ceil(math.log2(max(1, objective.n_points))))
     if not objective.has_density:  # a point for each row
         points = normal_points(n_rows, model.n_noise, seed=0)
         return torch.as_tensor(points, dtype=like.dtype, device=like.device)[None]
@@ -266,8 +258,5 @@ def _held_out_points(model: VAE, objective: Objective, n_rows: int, like: Tensor
 def _evaluate(model: VAE, objective: Objective, v: Tensor, points: Tensor, share: Tensor) -> float:
     """The held-out bound as a loss per row, without warm-up."""
     with torch.no_grad():
-        if objective.has_density:
-            value = -float(share @ log_density(model, v, points))
-        else:
-            value = float(objective.held_out(model, v, points, share))
+        value = float(objective.held_out(model, v, points, share))
     return value if math.isfinite(value) else math.inf

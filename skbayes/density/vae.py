@@ -69,9 +69,16 @@ class VAEDensityEstimator(
         Components of "mixture" (at most) and "vamp".
     linear_path : {"auto", True, False}, default="auto"
         Whether there is a linear path beside the deep one; "auto" tries both.
+    decoder_weights : {"point", "normal"}, default="point"
+        Whether the decoder's weights are numbers, or have normal posteriors from the prior N(0, 1),
+        see Notes; then there is no closed form, and the objective is "elbo".
+    n_weight_draws : int, default=8
+        Draws of normal weights that densities are averaged over.
     objective : str, default="elbo"
-        "elbo" and "iwae" are bounds of the log density. "mse" (plain autoencoder), "mmd",
-        "gan", "mmd+gan", "vae-gan" and "stein" leave no density: `score_samples` is not there.
+        "elbo" and "iwae" are bounds of the log density; "beta-divergence" is the first with less
+        weight for unlikely rows, for data that are not all of one kind. "mse" (plain autoencoder),
+        "mmd", "gan", "mmd+gan", "vae-gan" and "stein" leave no density: `score_samples` is not
+        there.
     n_points : int or None, default=None
         Points of q per row and step; None is 1, and 8 for "iwae".
     beta : float, default=1.0
@@ -82,6 +89,8 @@ class VAEDensityEstimator(
         Factor on the criteria that compare the encodings with the prior ("mmd", "gan", "stein").
     kernel : {"imq", "rbf"}, default="imq"
         Of "mmd": sum of inverse multiquadrics, or a normal with the width by the median distance.
+    robustness : float, default=0.5
+        Of "beta-divergence": the larger, the less unlikely rows weigh. Near zero it is "elbo".
     n_importance : int, default=512
         Points per row for the log density.
     importance_inflation : float, default=1.0
@@ -107,7 +116,8 @@ class VAEDensityEstimator(
         Steps in which the factor on the divergence grows from 0 to 1, where there is no linear
         start.
     patience : int, default=10
-        Evaluations (every 50 steps) without a better held-out bound before the rate is cut.
+        Evaluations without a better held-out bound before the rate is cut. They are every 50 steps,
+        or less often where many rows are held out, so that they take a fifth of the time at most.
     validation_fraction : float or "auto", default="auto"
         Share of the rows (at most 5,000) that training is stopped by and models are compared on; 0
         takes the training rows. "auto" is 0.15, but 100 rows or a third at least.
@@ -148,6 +158,21 @@ class VAEDensityEstimator(
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where X had some.
 
+    Notes
+    -----
+    With ``decoder_weights="normal"`` the decoder's weights w are variables as well, the same for
+    all rows, and training is on the bound of all n rows (Kingma and Welling 2014, appendix F)
+
+    .. math:: \log p(X) \ge E_{q(w)} \Big[ \sum_i E_{q(z \mid x_i)}[\log p(x_i \mid z, w)]
+              - KL(q(z \mid x_i) \,\|\, p(z)) \Big] - KL(q(w) \,\|\, N(0, I))
+
+    with independent normals q(w). The density of a row is then the mean over draws of w
+
+    .. math:: p(x) \approx \frac1S \sum_{s=1}^S p(x \mid w_s), \qquad w_s \sim q(w),
+
+    `sample` takes one of these draws for each row, and `reconstruct` the means of w. The variances
+    of the noise, the latent prior and the encoder remain numbers.
+
     References
     ----------
     Kingma and Welling (2014), Auto-encoding variational Bayes. Burda, Grosse and Salakhutdinov
@@ -179,12 +204,15 @@ class VAEDensityEstimator(
         latent_prior="auto",
         n_components=16,
         linear_path="auto",
+        decoder_weights="point",
+        n_weight_draws=8,
         objective="elbo",
         n_points=None,
         beta=1.0,
         free_bits=0.0,
         penalty=10.0,
         kernel="imq",
+        robustness=0.5,
         n_importance=512,
         importance_inflation=1.0,
         standardize=True,
@@ -216,12 +244,15 @@ class VAEDensityEstimator(
         self.latent_prior = latent_prior
         self.n_components = n_components
         self.linear_path = linear_path
+        self.decoder_weights = decoder_weights
+        self.n_weight_draws = n_weight_draws
         self.objective = objective
         self.n_points = n_points
         self.beta = beta
         self.free_bits = free_bits
         self.penalty = penalty
         self.kernel = kernel
+        self.robustness = robustness
         self.n_importance = n_importance
         self.importance_inflation = importance_inflation
         self.standardize = standardize
