@@ -179,6 +179,9 @@ def test_sample_weights_count_rows(factors):
         ("device", "tpu"),
         ("dtype", "float16"),
         ("image_shape", (3,)),
+        ("decoder_weights", "laplace"),
+        ("n_weight_draws", 0),
+        ("robustness", 0.0),
         ("categorical_features", [9]),
     ],
 )

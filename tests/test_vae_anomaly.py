@@ -118,6 +118,7 @@ def test_trimming_resists_contamination():
         ("false_alarm_rate", 0.0),
         ("trim", 0.5),
         ("n_neighbors", 0),
+        ("robustness", -1.0),
     ],
 )
 def test_bad_parameters_are_named(rows, name, value):

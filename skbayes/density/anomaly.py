@@ -188,15 +188,14 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         number(self, "n_neighbors", numbers.Integral, 1)
         number(self, "false_alarm_rate", numbers.Real, 0, above=True)
         number(self, "trim", numbers.Real, 0)
-        auto = isinstance(self.robustness, str) and self.robustness == "auto"
-        if not auto:
+        if not (isinstance(self.robustness, str) and self.robustness == "auto"):
             number(self, "robustness", numbers.Real, 0)
-        given = self.density is not None and self.density.objective != "elbo"
-        if not auto and self.robustness and given:
-            raise ValueError(
-                f"robustness={self.robustness!r} is not allowed with a density whose objective is "
-                f"{self.density.objective!r}; it needs objective='elbo'."
-            )
+            objective = "elbo" if self.density is None else self.density.objective
+            if self.robustness and objective != "elbo":
+                raise ValueError(
+                    f"robustness={self.robustness!r} is not allowed with a density whose objective "
+                    f"is {objective!r}; it needs objective='elbo'."
+                )
         if self.false_alarm_rate >= 1:
             raise ValueError(
                 f"false_alarm_rate={self.false_alarm_rate!r} is not allowed; it must be below 1."
