@@ -111,14 +111,16 @@ def start_rates(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
     path = model.decoder
     bias: Any = path.deep.layers[-1].bias if path.linear is None else path.linear.bias
     at = out = layout.n_real
-    values: list[float] = []
-    for j in range(layout.n_binary):
-        p = (np.average(V[:, at + j], weights=weight) * len(V) + 0.5) / (len(V) + 1.0)
-        values.append(float(np.log(p / (1 - p))))
-    at += layout.n_binary
-    for j in range(layout.n_count):
-        values.append(float(np.log(np.average(V[:, at + j], weights=weight) + 1e-3)))
-    at += layout.n_count
+    means = np.average(V[:, : at + layout.n_binary + layout.n_count], axis=0, weights=weight)
+    if path.linear is None and model.spec.image_shape is not None:
+        # pixels are all of one kind; the last convolution has one bias for each map
+        means = means.reshape(len(bias), -1).mean(1)
+        values = _logits(means, len(V)) if layout.n_binary else np.log(means + 1e-3).tolist()
+    else:
+        values = _logits(means[at : at + layout.n_binary], len(V))
+        at += layout.n_binary
+        values.extend(np.log(means[at : at + layout.n_count] + 1e-3))
+        at += layout.n_count
     for j, k in enumerate(layout.n_categories):
         share = np.bincount(V[:, at + j].astype(int), weights=weight, minlength=k) + 0.5
         values.extend(np.log(share / share.sum()))
@@ -126,11 +128,18 @@ def start_rates(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
         bias[out : out + len(values)] = torch.as_tensor(values, dtype=bias.dtype)
 
 
+def _logits(mean: np.ndarray, n: int) -> list[float]:
+    """Logits of rates, with half a row of each value added."""
+    p = (mean * n + 0.5) / (n + 1.0)
+    return np.log(p / (1 - p)).tolist()
+
+
 def choose_linear(
     spec: Architecture,
     V: np.ndarray,
     weight: np.ndarray | None,
     held_out: np.ndarray,
+    held_out_weight: np.ndarray | None,
     n_latent: int | None,
     noise: str,
 ) -> Architecture:
@@ -138,14 +147,16 @@ def choose_linear(
     d = spec.layout.n_real
     center = np.average(V, axis=0, weights=weight)
     covariance = np.cov(V.T, aweights=weight, bias=True).reshape(d, d)
-    sizes = [n_latent] if n_latent else sorted({*range(1, min(d, 12)), d // 2, 3 * d // 4, d} - {0})
+    sizes = sorted({*range(1, min(d, 12)), d // 2, 3 * d // 4, d} - {0})
     sizes = [q for q in sizes if q <= MOST_LINEAR] or [min(d, MOST_LINEAR)]
+    if n_latent:
+        sizes = [n_latent]
     kinds = ("shared", "per_feature") if noise == "per_row" else (noise,)
     best: tuple[float, Architecture] | None = None
     for kind in kinds:
         for q in sizes:
             fit = fit_linear(covariance, q, kind == "per_feature", spec.floor)
-            value = log_density(held_out - center, fit).mean()
+            value = np.average(log_density(held_out - center, fit), weights=held_out_weight)
             if best is None or value > best[0]:
                 best = value, replace(spec, n_latent=q, noise=kind)
     assert best is not None

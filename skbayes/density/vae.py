@@ -7,19 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    DensityMixin,
-    TransformerMixin,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes.density.answers import AnswersMixin
 from skbayes.density.candidates import Candidate, Problem, fit_candidates, one_pass
-from skbayes.density.columns import Columns
 from skbayes.density.model import VAE
-from skbayes.density.options import check_options, column_indices
+from skbayes.density.options import check_options, make_columns
 from skbayes.density.rows import Split, check_rows
 from skbayes.progress import ProgressBar
 from skbayes.rows_on_disk import RowsOnDisk
@@ -27,7 +21,7 @@ from skbayes.validation import check_sample_weight, draw_seed, resolve_device, r
 
 
 class VAEDensityEstimator(
-    AnswersMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+    AnswersMixin, ClassNamePrefixFeaturesOutMixin, DensityMixin, BaseEstimator
 ):
     r"""Variational autoencoder: density, latent features and samples in one estimator.
 
@@ -353,21 +347,7 @@ class VAEDensityEstimator(
         fraction = self.validation_fraction if fraction is None else fraction
         if columns is None:
             names = getattr(self, "feature_names_in_", None)
-            detect = isinstance(self.integer_features, str)
-            integer = None if detect else self.integer_features
-
-            def indices(name, value):
-                return column_indices(f"{name}_features", value, X.shape[1], names)
-
-            columns = Columns(
-                indices("categorical", self.categorical_features),
-                indices("binary", self.binary_features),
-                indices("count", self.count_features),
-                indices("integer", integer),
-                standardize=self.standardize,
-                detect_integer=detect,
-            )
-            columns.fit(X, weight)
+            columns = make_columns(self, X.shape[1], names).fit(X, weight)
         if not columns.layout.n_columns:
             raise ValueError(
                 f"X has only columns that are constant in its n_samples={X.shape[0]} rows; there "
