@@ -12,7 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skbayes.base import check_count
-from skbayes.density.columns import Columns
+from skbayes.density.columns import Columns, parts
 from skbayes.density.importance import chunks, normal_points, weigh
 from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES
@@ -331,7 +331,10 @@ class AnswersMixin(TransformerMixin):
         ndarray of shape (n_samples,)
         """
         check_is_fitted(self, "_weights")
-        return self._columns.constant_violations(check_rows(self, X, reset=False)[:])
+        X = check_rows(self, X, reset=False)
+        return np.concatenate(
+            [self._columns.constant_violations(X[rows]) for rows in parts(len(X))]
+        )
 
     def _relevance(self, model: VAE, V: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """Mean divergence of each latent variable from its moments under the prior, in nats."""

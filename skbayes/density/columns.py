@@ -308,8 +308,9 @@ def count_moments(V: np.ndarray, layout: Layout, weight: np.ndarray | None = Non
     """Moments of log(1 + count)."""
     start = layout.n_real + layout.n_binary
     counts = np.log1p(V[:, start : start + layout.n_count].astype(np.float64))
-    mean = np.average(counts, axis=0, weights=weight)
-    scale = np.sqrt(np.average((counts - mean) ** 2, axis=0, weights=weight))
+    share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+    mean = share @ counts
+    scale = np.sqrt(share @ (counts - mean) ** 2)
     return InputMoments(mean, np.where(scale > 0, scale, 1.0))
 
 
@@ -332,4 +333,3 @@ def parts(n: int):
     """Slices that cover n rows, so that temporaries stay small."""
     for start in range(0, n, PART_ROWS):
         yield slice(start, min(start + PART_ROWS, n))
-

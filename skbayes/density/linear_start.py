@@ -111,7 +111,8 @@ def start_rates(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
     path = model.decoder
     bias: Any = path.deep.layers[-1].bias if path.linear is None else path.linear.bias
     at = out = layout.n_real
-    means = np.average(V[:, : at + layout.n_binary + layout.n_count], axis=0, weights=weight)
+    share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+    means = share @ V[:, : at + layout.n_binary + layout.n_count]
     if path.linear is None and model.spec.image_shape is not None:
         # pixels are all of one kind; the last convolution has one bias for each map
         means = means.reshape(len(bias), -1).mean(1)

@@ -14,9 +14,8 @@ from skbayes.density.answers import AnswersMixin
 from skbayes.density.candidates import Candidate, Problem, fit_candidates, one_pass
 from skbayes.density.model import VAE
 from skbayes.density.options import check_options, make_columns
-from skbayes.density.rows import Split, check_rows
+from skbayes.density.rows import CheckedRows, Split, check_rows
 from skbayes.progress import ProgressBar
-from skbayes.rows_on_disk import RowsOnDisk
 from skbayes.validation import check_sample_weight, draw_seed, resolve_device, resolve_dtype
 
 
@@ -298,18 +297,38 @@ class VAEDensityEstimator(
             If a parameter or the data are not allowed; the message names what is.
         """
         check_options(self)
+        resolve_device(self.device), resolve_dtype(self.dtype)
+        X = check_rows(self, X, reset=True, min_rows=2)
+        return self._fit(X, check_sample_weight(sample_weight, X.shape[0]))
+
+    def _fit(self, X, weight=None, columns=None):
+        """`fit` to rows that were checked, with columns that may be known."""
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         seed = draw_seed(self.random_state)
-        X = check_rows(self, X, reset=True, min_rows=2)
-        weight = check_sample_weight(sample_weight, X.shape[0])
-        problem = self._problem(X, weight, seed, device, dtype)
+        kept = None
+        if weight is not None and not weight.all():  # rows without a weight are not there
+            kept = np.flatnonzero(weight)
+            if len(kept) < 2:
+                raise ValueError("sample_weight is positive for one row only; two are needed.")
+            X, weight = CheckedRows(X, kept), weight[kept]
+        if isinstance(X, CheckedRows) and not X.on_disk:
+            X = X[:]
+        problem = self._problem(X, weight, seed, device, dtype, columns)
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
             found = fit_candidates(self, problem, seed, bar)
         finally:
             bar.close()
         self._store(found, problem)
-        self._stream = {"seed": seed, "seen": float(X.shape[0]), "passes": 0, "adam": None}
+        if kept is not None:
+            self.validation_indices_ = kept[self.validation_indices_]
+        self._stream = {
+            "seed": seed,
+            "seen": float(X.shape[0]),
+            "passes": 0,
+            "adam": None,
+            "before": self.n_iter_,
+        }
         return self
 
     def partial_fit(self, X, y=None):
@@ -354,7 +373,7 @@ class VAEDensityEstimator(
                 "is nothing to model."
             )
         split = Split(X.shape[0], fraction, np.random.default_rng([seed, 1]))
-        return Problem(X, weight, columns, split, device, dtype, isinstance(X, RowsOnDisk))
+        return Problem(X, weight, columns, split, device, dtype, not isinstance(X, np.ndarray))
 
     def _store(self, found: Candidate, problem: Problem) -> None:
         """Set the fitted attributes."""
@@ -366,8 +385,13 @@ class VAEDensityEstimator(
         self.n_iter_ = max(1, found.n_steps)
         self.n_latent_ = found.spec.n_latent
         self._n_features_out = self.n_latent_
+        self._objective = self.objective
+        if found.history is not None:
+            self.history_ = found.history
         model = self._model()
-        relevance = self._relevance(model, problem.some_values())
+        index = problem.some_index()
+        weight = problem.weights_of(index)
+        relevance = self._relevance(model, problem.columns.transform(problem.X[index]), weight)
         self._latent_order = np.argsort(-relevance, kind="stable")
         self.latent_relevance_ = relevance[self._latent_order]
         self.noise_std_ = self._noise_std(model)
