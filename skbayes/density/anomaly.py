@@ -56,9 +56,10 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         "log_density", "elbo", "reconstruction" (mean of log p(x given z)), "kl" (divergence of q
         from the prior), "latent_knn" (distance in the latent space to the nearest of at most 2,000
         training rows, evenly taken), "regret" (what the bound gains by fitting q to the row),
-        "rank_average" (of the first five), or a list of names, whose ranks are averaged. It can be changed after `fit`;
-        each has its own ``offset_``. A ``density`` whose objective leaves no density has
-        "reconstruction" (the squared error over the residual's variance) and "latent_knn".
+        "rank_average" (of the first five), or a list of names, whose ranks are averaged. It can be
+        changed after `fit`; each has its own ``offset_``. A ``density`` whose objective leaves no
+        density has "reconstruction" (the squared error over the residual's variance) and
+        "latent_knn".
     contamination : "auto" or float in (0, 0.5], default="auto"
         "auto" flags rows with a p-value below ``false_alarm_rate``. A number is the share of the
         training rows that is flagged: the quantile of all their scores, or of those of 2,000 where
@@ -95,8 +96,9 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     -----
     Where calibration rows are so few that no p-value can be below ``false_alarm_rate`` (99 for
     0.01), `fit` warns and flags the rows that score lower than all of them. The p-values hold for
-    rows like the training rows, outliers among these included; with ``trim`` the calibration rows
-    are not trimmed, so that fewer rows are flagged rather than more.
+    rows like the training rows, outliers among these included. Across folds the guarantee is that
+    at most about twice the rate is flagged, and in practice it is the rate. With ``trim`` the
+    calibration rows are not trimmed, so that fewer rows are flagged rather than more.
 
     References
     ----------

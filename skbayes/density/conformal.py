@@ -38,7 +38,8 @@ def cross_scores(scores: np.ndarray, calibration: list[np.ndarray]) -> np.ndarra
 
     Vovk (2015), cross-conformal predictors: every model's score is compared with its own
     calibration rows. The score is the mean over the models, moved between the two pooled
-    calibration scores where its count belongs, so that `p_values` and `threshold` of the pooled ones apply.
+    calibration scores where its count belongs, so that `p_values` and `threshold` of the pooled
+    ones apply.
 
     Parameters
     ----------

@@ -51,10 +51,11 @@ class VAEDensityEstimator(
     noise : {"per_row", "per_feature", "shared"}, default="per_row"
         Variance of real columns: decoded for each row, one per column, or one number.
     noise_floor : float, default=0.01
-        Smallest standard deviation of the noise, in standard deviations of the column.
+        Smallest standard deviation of the noise, in standard deviations of the column (in the units
+        of X with ``standardize=False``).
     noise_prior : float, default=0.1
-        Residual, in standard deviations of the column, that the prior of each variance is worth
-        one row of.
+        Residual, in the units of ``noise_floor``, that the prior of each variance is worth one row
+        of.
     latent_prior : {"auto", "normal", "mixture", "vamp", "relevance", "two_stage"}, default="auto"
         Distribution of the latent variables. "auto" is a mixture with a linear path, and normal
         without.
@@ -73,15 +74,21 @@ class VAEDensityEstimator(
         "mmd", "gan", "mmd+gan", "vae-gan" and "stein" leave no density: `score_samples` is not
         there.
     n_points : int or None, default=None
-        Points of q per row and step; None is 1, and 8 for "iwae".
+        Points of q per row and step; None is 1, and 8 for "iwae". Objectives without a density take
+        None only.
     beta : float, default=1.0
-        Factor on the divergence; other values than 1 train for something else than the density.
+        Factor on the divergence. Other values than 1 train for something else than the density:
+        then the objective itself stops the training and chooses the model. Objectives without a
+        density take 1 only, but for "vae-gan".
     free_bits : float, default=0.0
-        Nats of each latent variable that cost nothing in training.
+        Nats of each latent variable that cost nothing in training; for "elbo" and
+        "beta-divergence". If positive, the objective itself stops the training, too.
     penalty : float, default=10.0
-        Factor on the criteria that compare the encodings with the prior ("mmd", "gan", "stein").
+        Factor on the criteria that compare the encodings with the prior ("mmd", "gan", "mmd+gan",
+        "stein") and on the discriminator's verdict ("vae-gan"); others make no use of it.
     kernel : {"imq", "rbf"}, default="imq"
-        Of "mmd": sum of inverse multiquadrics, or a normal with the width by the median distance.
+        Of "mmd", and of what stops the training with "gan", "mmd+gan" and "vae-gan": sum of inverse
+        multiquadrics, or a normal with the width by the median distance. Others make no use of it.
     robustness : float, default=0.5
         Of "beta-divergence": the larger, the less unlikely rows weigh. Near zero it is "elbo".
     n_importance : int, default=512
@@ -91,12 +98,14 @@ class VAEDensityEstimator(
     standardize : bool, default=True
         Whether real columns are centred and scaled inside.
     categorical_features, binary_features, count_features : array-like or None, default=None
-        Columns with categories, two values, counts: indices, a mask, or names.
+        Columns with categories, two values, counts: indices, a mask, or names. X has numbers:
+        encode strings first, by ``OrdinalEncoder``.
     integer_features : array-like, "auto" or None, default="auto"
         Columns whose values lie on a grid of whole numbers and get a probability each. "auto":
-        those with whole numbers only.
+        those with whole numbers only (of images: if all pixels have them).
     image_shape : tuple of int or None, default=None
         (channels, height, width) or (height, width) of what a row is, for convolutional networks.
+        All pixels are of one kind, and ``linear_path="auto"`` is False.
     channels : tuple of int, default=(16, 32)
         Of the convolutional layers, each of which halves height and width.
     batch_size : int, default=128
@@ -133,17 +142,24 @@ class VAEDensityEstimator(
     n_latent_ : int
         Number of latent variables.
     latent_relevance_ : ndarray of shape (`n_latent_`,)
-        Mean divergence of each latent variable in nats, largest first, the order of `transform`.
+        Mean divergence of q of each latent variable in nats from the normal with the mean and the
+        variance that the latent prior gives it, largest first, the order of `transform`. It is the
+        term of the bound where that prior is normal or "relevance".
     noise_std_ : ndarray of shape (`n_features_in_`,)
         Noise of real columns in the units of X (at the mean of z for "per_row"); NaN elsewhere.
+        Objectives without a density train none: it is the root mean square of the held-out residual
+        of each column, and what `sample` adds.
     candidates_ : dict
-        Mean held-out log density of the models tried, in standardised units, by name.
+        Mean held-out log density of the models tried, in standardised units, by name; minus the
+        held-out loss where that is not the density's.
     candidate_ : str
         The one that was kept.
     validation_indices_ : ndarray
         Rows that training was stopped by.
     loss_curve_, validation_curve_ : list of float
         Loss per row at the evaluations, in training and held out.
+    history_ : list of dict
+        What the callbacks saw of the kept model; only with ``callbacks``, and where it was trained.
     n_iter_ : int
         Steps of the kept model.
     n_features_in_ : int
