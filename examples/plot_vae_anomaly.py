@@ -23,10 +23,11 @@ X, y = load_digits(return_X_y=True)
 Z = PCA(8, random_state=0).fit_transform(X)
 # more rows than the files have, by small shifts of those there are
 rng = np.random.default_rng(0)
-normal = np.repeat(Z[y < 2], 4, 0)
-normal = normal + rng.normal(size=normal.shape) * 0.3 * normal.std(0)
-rng.shuffle(normal)
-train, new = normal[:1000], normal[1000:]
+normal = rng.permutation(Z[y < 2])  # split first, so that no digit is on both sides
+train, new = (
+    np.repeat(part, 4, 0) + rng.normal(size=(4 * len(part), 8)) * 0.3 * normal.std(0)
+    for part in (normal[:250], normal[250:])
+)
 odd = Z[y == 4]
 detector = VAEAnomalyDetector(false_alarm_rate=0.05, random_state=0).fit(train)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
@@ -16,10 +17,17 @@ from skbayes.density import candidates
 from skbayes.density.columns import Layout
 from skbayes.density.conformal import cross_scores, p_values
 from skbayes.density.importance import normal_points
-from skbayes.density.linear_start import start_rates
+from skbayes.density.linear_start import (
+    Covariance,
+    LinearFit,
+    fit_linear,
+    log_density,
+    start_rates,
+)
 from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import ELBO, OBJECTIVES
 from skbayes.density.training import Rows, Schedule, Stepper, train
+from skbayes.rows_on_disk import RowsOnDisk
 
 TINY = {
     "hidden_layer_sizes": (4,),
@@ -114,6 +122,33 @@ def test_latent_dim_above_what_is_chosen_by_itself():
     Y = np.random.default_rng(0).normal(size=(60, 45))
     vae = VAEDensityEstimator((4,), latent_dim=40, max_epochs=1, refit=False, random_state=0)
     assert vae.fit(Y).n_latent_ == 40
+
+
+def test_wide_rows_against_their_matrix(monkeypatch):
+    """Fewer rows than columns, by a thin and by a randomised decomposition."""
+    rng = np.random.default_rng(0)
+    V = 3 * rng.normal(size=(40, 3)) @ rng.normal(size=(3, 60)) + 0.1 * rng.normal(size=(40, 60))
+    weight = rng.uniform(1, 2, size=40)
+    dense = np.cov(V.T, aweights=weight, bias=True)
+    value, vector = np.linalg.eigh(dense)
+    for most in (2000, 10):
+        monkeypatch.setattr("skbayes.density.linear_start.MOST_EXACT", most)
+        covariance = Covariance(V, weight)
+        np.testing.assert_allclose(covariance.diagonal, np.diag(dense))
+        np.testing.assert_allclose(covariance @ vector, dense @ vector, atol=1e-8)
+        W, psi = fit_linear(covariance, 3, False, 0.01)
+        assert psi[0] == pytest.approx(value[:-3].mean())
+        top = vector[:, -3:] * (value[-3:] - psi[0])
+        np.testing.assert_allclose(W @ W.T, top @ vector[:, -3:].T, atol=1e-3)
+        W, psi = fit_linear(covariance, 3, True, 0.01)
+        model = W @ W.T + np.diag(psi)
+        np.testing.assert_allclose(np.diag(model), np.diag(dense), rtol=1e-2)
+        peer = stats.multivariate_normal(np.zeros(60), model).logpdf(V)
+        np.testing.assert_allclose(log_density(V, LinearFit(W, psi)), peer)
+    wide = rng.normal(size=(30, 3000))  # a matrix of all columns would take a minute
+    wide[:, 0] = 1.0
+    vae = VAEDensityEstimator((), latent_dim=2, noise="shared", n_importance=8, max_epochs=1)
+    assert np.isfinite(vae.fit(wide).score(wide))
 
 
 # ---------------------------------------------------------------------- answers
@@ -392,6 +427,24 @@ def test_detector_of_rows_on_disk(tmp_path, monkeypatch):
     density = clone(LINEAR).set_params(refit=False)  # which rows on disk have none of
     detector = VAEAnomalyDetector(density, contamination=0.1, random_state=0)
     inside = detector.fit(Y).score_samples(Y)
+    monkeypatch.setattr("skbayes.rows_on_disk.LARGE", 100)
+    for name in (
+        "rows_on_disk.PART_ROWS",
+        "density.columns.PART_ROWS",
+        "density.anomaly.MOST_KEPT",
+    ):
+        monkeypatch.setattr(f"skbayes.{name}", 150)
+    monkeypatch.setattr(candidates, "START_ROWS", 150)
+    read, most = RowsOnDisk.__getitem__, []
+
+    def watched(self, i):
+        most.append(len(read(self, i)))
+        return read(self, i)
+
+    monkeypatch.setattr(RowsOnDisk, "__getitem__", watched)
+    detector.fit(mapped).score_samples(mapped)
+    assert max(most) <= 160  # never all rows at once
+    monkeypatch.undo()
     monkeypatch.setattr("skbayes.rows_on_disk.LARGE", 100)
     np.testing.assert_allclose(detector.fit(mapped).score_samples(mapped), inside, rtol=1e-4)
 
