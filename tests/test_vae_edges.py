@@ -238,6 +238,18 @@ def test_a_start_without_a_finite_bound_is_trained():
     assert math.isfinite(out.best) and out.path
 
 
+def test_training_that_ends_too_early_warns():
+    t = np.random.default_rng(0).normal(size=(300, 1))
+    X = np.c_[t, t, t] + 0.01
+    vae = VAEDensityEstimator(**{**TINY, "max_epochs": 100}, warm_up=0)
+    with pytest.warns(ConvergenceWarning, match="max_epochs=100"):
+        vae.fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VAEAnomalyDetector(random_state=0).fit(X)
+        VAEDensityEstimator((), latent_dim=1, noise="shared", random_state=0).fit(X)
+
+
 # ---------------------------------------------------------------------- weights
 
 
@@ -410,6 +422,7 @@ def test_detector_takes_names_and_images(X):
     density = VAEDensityEstimator(**TINY, categorical_features=["e"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
         detector = VAEAnomalyDetector(density, random_state=0).fit(frame)
         assert detector.predict(frame).shape == (200,)
         assert detector.constant_violations(frame).sum() == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -254,7 +255,10 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
             model.n_features_in_ = rows.shape[1]
             if names is not None:
                 model.feature_names_in_ = names
-            return model._fit(rows, columns=self._columns)
+            with warnings.catch_warnings():
+                if self.density is None:  # is short by design
+                    warnings.filterwarnings("ignore", "max_epochs=", ConvergenceWarning)
+                return model._fit(rows, columns=self._columns)
 
         fit(model, rows)
         if self.trim:

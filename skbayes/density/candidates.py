@@ -219,7 +219,7 @@ def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
     wanted = estimator.refit is True
     wanted |= estimator.refit == "auto" and problem.X.shape[0] < REFIT_BELOW
     apart = len(problem.split.held_out) < problem.X.shape[0]
-    if wanted and apart and not interrupted and not best.messages and not problem.on_disk:
+    if wanted and apart and not interrupted and not problem.on_disk:
         try:
             best = refit(estimator, problem, best, bar)
         except KeyboardInterrupt:
@@ -258,6 +258,11 @@ def _fit_one(
         messages.append(
             "The held-out bound is not finite: rows are too far from the model; look for values "
             "that are very large, or lower learning_rate."
+        )
+    if trained.falling:
+        messages.append(
+            f"max_epochs={schedule.max_epochs} ended the training while the held-out loss still "
+            "fell; raise it (or learning_rate)."
         )
     candidate = Candidate(
         name,

@@ -291,7 +291,8 @@ class Columns:
         binary, count, categorical = self._kinds
         out = np.ones(len(X), dtype=bool)
         for j in (*binary, *categorical):
-            out &= np.isin(X[:, j], self.categories.get(j, self.binary_values.get(j)))
+            values = self.categories[j] if j in self.categories else self.binary_values[j]
+            out &= np.isin(X[:, j], values)
         for j in count:
             out &= (X[:, j] >= 0) & (X[:, j] == np.rint(X[:, j]))
         return out

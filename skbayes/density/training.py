@@ -42,6 +42,8 @@ class Trained(NamedTuple):
     interrupted: bool
     path: list[tuple[float, int]]
     """Rates, and steps at each, that led to the best held-out bound."""
+    falling: bool = False
+    """Whether the last step came while the held-out loss still fell."""
 
 
 class Rows(NamedTuple):
@@ -138,7 +140,19 @@ def train(
     except KeyboardInterrupt:
         interrupted = True
     flat.copy_(best_flat)
-    return Trained(model.to_numpy(), losses, curve, best, stepper.t, interrupted, path)
+    falling = not interrupted and stepper.t >= n_steps and cuts == 0 and _falling(curve)
+    return Trained(model.to_numpy(), losses, curve, best, stepper.t, interrupted, path, falling)
+
+
+def _falling(curve: list[float]) -> bool:
+    """Whether a curve ends at its lowest, and its last quarter brought a twentieth of its fall.
+
+    Less than a hundredth of a nat does not count.
+    """
+    before, after = curve[: -(len(curve) // 4)], curve[-(len(curve) // 4) :]
+    if len(curve) < 4 or not math.isfinite(curve[0]) or min(curve) < curve[-1]:
+        return False
+    return min(before) - min(after) > max(0.05 * (curve[0] - curve[-1]), 0.01)
 
 
 def replay(

@@ -111,7 +111,8 @@ class VAEDensityEstimator(
     batch_size : int, default=128
         Rows per step.
     max_epochs : int or None, default=None
-        Passes over the rows; None is what 4,000 steps take.
+        Passes over the rows; None is what 4,000 steps take. Where they end while the held-out loss
+        still falls, `fit` warns.
     learning_rate : float, default=0.003
         Of Adam. It is cut twice when the held-out bound stops to rise.
     warm_up : int, default=300
@@ -335,15 +336,15 @@ class VAEDensityEstimator(
             found = fit_candidates(self, problem, seed, bar)
         finally:
             bar.close()
-        self._store(found, problem)
+        self._store(found, problem, stacklevel=4)
         if kept is not None:
-            self.validation_indices_ = kept[self.validation_indices_]
+            self.validation_indices_ = kept[problem.split.held_out]
         self._stream = {
             "seed": seed,
             "seen": float(X.shape[0]),
             "passes": 0,
             "adam": None,
-            "before": self.n_iter_,
+            "before": max(1, found.n_steps),
         }
         return self
 
@@ -391,7 +392,7 @@ class VAEDensityEstimator(
         split = Split(X.shape[0], fraction, np.random.default_rng([seed, 1]))
         return Problem(X, weight, columns, split, device, dtype, not isinstance(X, np.ndarray))
 
-    def _store(self, found: Candidate, problem: Problem) -> None:
+    def _store(self, found: Candidate, problem: Problem, stacklevel: int = 3) -> None:
         """Set the fitted attributes."""
         self._columns, self._spec, self._weights = problem.columns, found.spec, found.weights
         self._point_seed = found.seed
@@ -412,7 +413,7 @@ class VAEDensityEstimator(
         self.latent_relevance_ = relevance[self._latent_order]
         self.noise_std_ = self._noise_std(model)
         for message in found.messages:
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+            warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
 
     def _model(self) -> VAE:
         """The trained module in double precision."""
