@@ -247,7 +247,7 @@ def test_training_that_ends_too_early_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         VAEAnomalyDetector(random_state=0).fit(X)
-        VAEDensityEstimator((), latent_dim=1, noise="shared", random_state=0).fit(X)
+        VAEDensityEstimator((), latent_dim=1, noise="shared", max_epochs=20).fit(X)
 
 
 # ---------------------------------------------------------------------- weights

@@ -7,6 +7,10 @@ import math
 import numpy as np
 
 
+ROUNDING = 1e-9
+"""Scores closer than this are the same: a row's may differ in the last digits between two calls."""
+
+
 def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     r"""Conformal p-values of scores (high is normal), given scores of normal rows.
 
@@ -55,7 +59,7 @@ def cross_scores(scores: np.ndarray, calibration: list[np.ndarray]) -> np.ndarra
     mean = scores.mean(0)
     pooled = np.sort(np.concatenate(calibration))
     count = sum(
-        np.searchsorted(np.sort(own), s, side="right")
+        np.searchsorted(np.sort(own), s + ROUNDING * (1.0 + np.abs(s)), side="right")
         for s, own in zip(scores, calibration, strict=True)
     )
     m = len(pooled)
