@@ -348,6 +348,8 @@ def test_an_epoch_that_ended_stays_in_the_history(X):
     with pytest.warns(ConvergenceWarning, match="interrupted"):
         vae = VAEDensityEstimator(callbacks=[Stop()], **params).fit(X)
     assert [set(row) >= {"valid_loss", "epoch"} for row in vae.history_] == [True, True]
+    vae.set_params(callbacks=[Callback()], linear_path="auto", max_epochs=1).fit(X)
+    assert vae.candidate_ == "linear" and not hasattr(vae, "history_")  # it was not trained
 
 
 # ---------------------------------------------------------------------- the detector

@@ -336,6 +336,9 @@ class VAEDensityEstimator(
             found = fit_candidates(self, problem, seed, bar)
         finally:
             bar.close()
+        self.__dict__.pop("history_", None)  # of the model that was trained last
+        if found.history is not None:
+            self.history_ = found.history
         self._store(found, problem, stacklevel=4)
         if kept is not None:
             self.validation_indices_ = kept[problem.split.held_out]
@@ -403,8 +406,6 @@ class VAEDensityEstimator(
         self.n_latent_ = found.spec.n_latent
         self._n_features_out = self.n_latent_
         self._objective = self.objective
-        if found.history is not None:
-            self.history_ = found.history
         model = self._model()
         index = problem.some_index()
         weight = problem.weights_of(index)
