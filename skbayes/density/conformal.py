@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-
 ROUNDING = 1e-9
 """Scores closer than this are the same: a row's may differ in the last digits between two calls."""
 
