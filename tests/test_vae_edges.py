@@ -246,7 +246,6 @@ def test_training_that_ends_too_early_warns():
         vae.fit(X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        VAEAnomalyDetector(random_state=0).fit(X)
         VAEDensityEstimator((), latent_dim=1, noise="shared", max_epochs=20).fit(X)
 
 
@@ -449,7 +448,7 @@ def test_detector_of_rows_on_disk(tmp_path, monkeypatch):
         "density.anomaly.MOST_KEPT",
     ):
         monkeypatch.setattr(f"skbayes.{name}", 150)
-    monkeypatch.setattr(candidates, "START_ROWS", 150)
+    monkeypatch.setattr("skbayes.density.problem.START_ROWS", 150)
     read, most = RowsOnDisk.__getitem__, []
 
     def watched(self, i):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skbayes.density.conformal import cross_scores, p_values, smooth_ranks, threshold
 from skbayes.density.objectives import OBJECTIVES
 from skbayes.density.options import check_options, make_columns, number
-from skbayes.density.rows import CheckedRows, check_rows
+from skbayes.density.rows import CheckedRows, check_rows, in_parts
 from skbayes.density.scores import SCORES, WITHOUT_DENSITY
 from skbayes.density.vae import VAEDensityEstimator
 
@@ -440,12 +440,6 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self, "models_")
         X = self._rows(X)
         return in_parts(lambda part: self._columns.constant_violations(part[:]), X)
-
-
-def in_parts(values, X: CheckedRows) -> np.ndarray:
-    """``values(part)`` of all rows, some of them at a time."""
-    parts = [np.arange(rows.start, rows.stop) for rows in X.parts()]
-    return np.concatenate([values(CheckedRows(X, part)) for part in parts])
 
 
 def default_density(n: int, few: bool = False) -> VAEDensityEstimator:

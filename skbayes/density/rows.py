@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,12 @@ class CheckedRows:
     def parts(self):
         """Slices that cover all rows."""
         return parts(len(self))
+
+
+def in_parts(values: Callable, X: CheckedRows) -> np.ndarray:
+    """``values(part)`` of all rows, some of them at a time."""
+    some = [np.arange(rows.start, rows.stop) for rows in X.parts()]
+    return np.concatenate([values(CheckedRows(X, part)) for part in some])
 
 
 class Split:

@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Density
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes.density.answers import AnswersMixin
-from skbayes.density.candidates import Candidate, Problem, fit_candidates, one_pass
+from skbayes.density.candidates import Candidate, fit_candidates, one_pass
 from skbayes.density.model import VAE
 from skbayes.density.options import check_options, make_columns
+from skbayes.density.problem import Problem
 from skbayes.density.rows import CheckedRows, Split, check_rows
 from skbayes.progress import ProgressBar
 from skbayes.validation import check_sample_weight, draw_seed, resolve_device, resolve_dtype
