@@ -97,10 +97,12 @@ class Notifier:
 
     def begin(self) -> None:
         """Start the training and its first epoch."""
+        self.begun = False
         self.net.notify("on_train_begin", X=self.X, y=self.y)
         self._begin()
 
     def _begin(self) -> None:
+        self.begun = True
         self.net.notify("on_epoch_begin", **self.data)
         self.net.history.new_batch()  # Checkpoint looks for one
 
@@ -113,12 +115,14 @@ class Notifier:
 
     def next_epoch(self) -> None:
         """End an epoch and begin the next."""
+        self.begun = False  # also where a callback raises, which ends the training
         self.net.notify("on_epoch_end", **self.data)
         self._begin()
 
     def end(self) -> None:
         """End the training and leave ``history_`` on the estimator."""
-        del self.net.history[-1:]  # begun, but not ended
+        if self.begun:
+            del self.net.history[-1:]  # begun, but not ended
         self.net.notify("on_train_end", X=self.X, y=self.y)
         rows = [dict(row) for row in self.net.history]
         self.estimator.history_ = [

@@ -142,7 +142,7 @@ def factors():
 
 @pytest.mark.parametrize("noise", ["shared", "per_feature"])
 @pytest.mark.parametrize("trained", [False, True])
-def test_linear_vae_is_ppca_and_factor_analysis(factors, noise, trained):
+def test_linear_vae_is_ppca_and_factor_analysis(factors, noise, trained, monkeypatch):
     """The start in closed form, and a start at random trained by gradients alone."""
     peer = PCA(2) if noise == "shared" else FactorAnalysis(2, tol=1e-8, max_iter=5000)
     expected = peer.fit(factors).score_samples(factors)
@@ -150,7 +150,10 @@ def test_linear_vae_is_ppca_and_factor_analysis(factors, noise, trained):
         (), latent_dim=2, noise=noise, validation_fraction=0, max_epochs=3, random_state=0
     )
     if trained:
-        vae.set_params(linear_path=False, max_epochs=150, learning_rate=0.02)
+        monkeypatch.setattr("skbayes.density.candidates.start_linear", lambda *args: None)
+        at_random = vae.fit(factors).score_samples(factors)
+        assert at_random.mean() < expected.mean() - 0.5
+        vae.set_params(max_epochs=150, learning_rate=0.02)
     found = vae.fit(factors).score_samples(factors)
     assert found.mean() == pytest.approx(expected.mean(), abs=0.1)
     assert np.abs(found - expected).max() < 1.0

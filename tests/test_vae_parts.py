@@ -12,7 +12,7 @@ from skbayes.density.columns import Columns, Layout
 from skbayes.density.heads import Head
 from skbayes.density.importance import normal_points
 from skbayes.density.latent_priors import MixtureLatent, RelevanceLatent
-from skbayes.density.linear_start import fit_linear, log_density
+from skbayes.density.linear_start import Covariance, fit_linear, log_density
 from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES, Stein
 
@@ -149,7 +149,7 @@ def test_linear_fit_is_a_density():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 3))
     X -= X.mean(0)
-    fit = fit_linear(np.cov(X.T, bias=True), 2, True, 0.01)
+    fit = fit_linear(Covariance(X), 2, True, 0.01)
     peer = stats.multivariate_normal(np.zeros(3), fit.loadings @ fit.loadings.T + np.diag(fit[1]))
     np.testing.assert_allclose(log_density(X, fit), peer.logpdf(X))
     inner = fit.loadings.T @ (fit.loadings / fit.variance[:, None])

@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skbayes.density.conformal import p_values, smooth_ranks, threshold
-from skbayes.density.options import number
-from skbayes.density.rows import check_rows
-from skbayes.density.scores import SCORES
+from skbayes.density.conformal import cross_scores, p_values, smooth_ranks, threshold
+from skbayes.density.objectives import OBJECTIVES
+from skbayes.density.options import check_options, make_columns, number
+from skbayes.density.rows import CheckedRows, check_rows, in_parts
+from skbayes.density.scores import SCORES, WITHOUT_DENSITY
 from skbayes.density.vae import VAEDensityEstimator
 
 MOST_KEPT = 2000
 """Training and calibration rows that are kept for scores chosen after `fit`."""
 
+MOST_CALIBRATION = 20_000
 N_FOLDS = 5
 DEFAULT_ROBUSTNESS = 2.0
 FEW = 500
@@ -35,9 +38,14 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{m + 1},
 
     so that among new normal rows a share of at most ``false_alarm_rate`` is flagged. With 500 rows
-    and more a fifth of them is for calibration, apart from those that stop the training. With fewer
-    the calibration is across five folds, each scored by a model of the others; the score of a new
-    row is the mean over the five.
+    and more a fifth of them (at most 20,000) is for calibration, apart from those that stop the
+    training. With fewer the calibration is across five folds k, each scored by a model of the
+    others,
+
+    .. math:: p(x) = \frac{1 + \sum_k \#\{i \in k : s_k(x_i) \le s_k(x)\}}{n + 1}
+
+    (Vovk 2015); the score of a new row is the mean over the five, moved as far as its p-value
+    needs.
 
     Parameters
     ----------
@@ -47,13 +55,16 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         so that a few outliers are not learned.
     anomaly_score : str or list of str, default="log_density"
         "log_density", "elbo", "reconstruction" (mean of log p(x given z)), "kl" (divergence of q
-        from the prior), "latent_knn" (distance to the nearest training rows in the latent
-        space), "regret" (what the bound gains by fitting q to the row), "rank_average" (of the
-        first five), or a list of names, whose ranks are averaged. It can be changed after `fit`;
-        each has its own ``offset_``.
+        from the prior), "latent_knn" (distance in the latent space to the nearest of at most 2,000
+        training rows, evenly taken), "regret" (what the bound gains by fitting q to the row),
+        "rank_average" (of the first five), or a list of names, whose ranks are averaged. It can be
+        changed after `fit`; each has its own ``offset_``. A ``density`` whose objective leaves no
+        density has "reconstruction" (the squared error over the residual's variance) and
+        "latent_knn".
     contamination : "auto" or float in (0, 0.5], default="auto"
         "auto" flags rows with a p-value below ``false_alarm_rate``. A number is the share of the
-        training rows that is flagged.
+        training rows that is flagged: the quantile of all their scores, or of those of 2,000 where
+        the score is chosen after `fit`.
     false_alarm_rate : float, default=0.01
         Share of new normal rows that may be flagged with ``contamination="auto"``.
     trim : float in [0, 0.5), default=0.0
@@ -86,8 +97,9 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     -----
     Where calibration rows are so few that no p-value can be below ``false_alarm_rate`` (99 for
     0.01), `fit` warns and flags the rows that score lower than all of them. The p-values hold for
-    rows like the training rows, outliers among these included; with ``trim`` the calibration rows
-    are not trimmed, so that fewer rows are flagged rather than more.
+    rows like the training rows, outliers among these included. Across folds the guarantee is that
+    at most about twice the rate is flagged, and in practice it is the rate. With ``trim`` the
+    calibration rows are not trimmed, so that fewer rows are flagged rather than more.
 
     References
     ----------
@@ -139,7 +151,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
             If a parameter or the data are not allowed.
         """
         self._check()
-        X = check_rows(self, X, reset=True, min_rows=2)
+        image = None if self.density is None else self.density.image_shape
+        X = CheckedRows(check_rows(self, X, reset=True, min_rows=3, image_shape=image))
         n = X.shape[0]
         rng = check_random_state(self.random_state)
         order = rng.permutation(n)
@@ -148,32 +161,26 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         self._train: list[np.ndarray] = []
         self._calibration: list[np.ndarray] = []
         if n >= FEW:
-            m = n // 5
+            m = min(n // 5, MOST_CALIBRATION)
             parts = [(order[m:], order[:m])]
         else:
             folds = np.array_split(order, min(N_FOLDS, n))
             parts = [(np.setdiff1d(order, fold), fold) for fold in folds]
+        # one for all folds, so that their densities have the same units and know all categories
+        names = getattr(self, "feature_names_in_", None)
+        some = default_density(n) if self.density is None else self.density
+        self._columns = make_columns(some, X.shape[1], names).fit(X)
         for train, calibration in parts:
-            rows = X[np.sort(train)]
-            model = self._fit_model(rows, n, rng)
-            self.models_.append(model)
-            self._train.append(np.array(rows[:: -(-len(rows) // MOST_KEPT)]))
-            self._calibration.append(np.array(X[np.sort(calibration)]))
-        few = np.sort(order[:MOST_KEPT])
-        self._all = np.array(X[few])
+            rows = CheckedRows(X, np.sort(train))
+            self.models_.append(self._fit_model(rows, n, rng, names))
+            self._train.append(rows[:: -(-len(rows) // MOST_KEPT)])
+            self._calibration.append(X[np.sort(calibration)])
+        few = order if n <= MOST_KEPT else rng.choice(n, MOST_KEPT, replace=False)
+        self._some = X[np.sort(few)]
         self.n_calibration_ = sum(map(len, self._calibration))
-        self._offsets: dict[Any, Any] = {}
-        self._references: dict[str, list[np.ndarray]] = {}
-        if isinstance(self.contamination, str):
-            needed = 1.0 / self.false_alarm_rate
-            if self.n_calibration_ + 1 <= needed * (1 + 1e-9):
-                warnings.warn(
-                    f"{self.n_calibration_} calibration rows are too few for a p-value below "
-                    f"false_alarm_rate={self.false_alarm_rate}; rows that score lower than all of "
-                    f"them are flagged, about one in {self.n_calibration_ + 1} normal rows.",
-                    UserWarning,
-                    stacklevel=2,
-                )
+        self._known: dict[Any, Any] = {}
+        if not isinstance(self.contamination, str):
+            self._known[("training", *self._key())] = self._scores(X)
         self._calibrated()
         return self
 
@@ -211,21 +218,24 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
 
     def _names(self) -> list[str]:
         """Names of the scores whose ranks are averaged, or of the only one."""
-        if isinstance(self.anomaly_score, str):
-            if self.anomaly_score == "rank_average":
-                return [name for name in SCORES if name != "regret"]
-            names = [self.anomaly_score]
-        else:
-            names = list(self.anomaly_score)
-        wrong = [name for name in names if name not in SCORES]
-        if wrong or not names:
+        objective = "elbo" if self.density is None else self.density.objective
+        density = objective not in OBJECTIVES or OBJECTIVES[objective].has_density
+        known = tuple(SCORES) if density else WITHOUT_DENSITY
+        given = self.anomaly_score
+        if isinstance(given, str) and given == "rank_average" and density:
+            return [name for name in SCORES if name != "regret"]
+        names = [given] if isinstance(given, str) else given
+        good = isinstance(names, list | tuple) and len(names) > 0
+        if not good or not all(isinstance(name, str) and name in known for name in names):
+            why = "" if density else f" with a density whose objective is {objective!r}"
+            more = ", 'rank_average'," if density else ","
             raise ValueError(
-                f"anomaly_score={self.anomaly_score!r} is not allowed; allowed are "
-                f"{', '.join(map(repr, SCORES))}, 'rank_average', or a list of these."
+                f"anomaly_score={given!r} is not allowed{why}; allowed are "
+                f"{', '.join(map(repr, known))}{more} or a list of these."
             )
-        return names
+        return list(names)
 
-    def _fit_model(self, rows: np.ndarray, n: int, rng) -> VAEDensityEstimator:
+    def _fit_model(self, rows: CheckedRows, n: int, rng, names) -> VAEDensityEstimator:
         """Fit a model to rows, which are of n."""
         seed = rng.randint(2**31 - 1)
         robustness = self.robustness
@@ -239,19 +249,35 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
             model.set_params(random_state=seed)
         if robustness:
             model.set_params(objective="beta-divergence", robustness=robustness)
-        model.fit(rows)
+        check_options(model)
+
+        def fit(model: VAEDensityEstimator, rows: CheckedRows) -> VAEDensityEstimator:
+            model.n_features_in_ = rows.shape[1]
+            if names is not None:
+                model.feature_names_in_ = names
+            with warnings.catch_warnings():
+                if self.density is None:  # is short by design
+                    warnings.filterwarnings("ignore", "max_epochs=", ConvergenceWarning)
+                return model._fit(rows, columns=self._columns)
+
+        fit(model, rows)
         if self.trim:
-            keep = np.argsort(-model.score_samples(rows), kind="stable")
+            score = SCORES["log_density" if hasattr(model, "score_samples") else "reconstruction"]
+            scores = in_parts(lambda part: score(model, part, None, 0), rows)
+            keep = np.argsort(-scores, kind="stable")
             keep = np.sort(keep[: max(2, round((1 - self.trim) * len(rows)))])
-            model = clone(model).fit(rows[keep])
+            model = fit(clone(model), CheckedRows(rows, keep))
         return model
 
     # ------------------------------------------------------------------ scores
 
-    def _score(self, k: int, X: np.ndarray) -> np.ndarray:
+    def _key(self) -> tuple:
+        return tuple(self._names()), self.n_neighbors
+
+    def _score(self, k: int, X) -> np.ndarray:
         """Current score of rows by model k, high for normal rows."""
         names = self._names()
-        model, train = self.models_[k], self._train[k]
+        model, train = self.models_[k], CheckedRows(self._train[k])
         values = [SCORES[name](model, X, train, self.n_neighbors) for name in names]
         if len(names) == 1:
             return values[0]
@@ -260,37 +286,73 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
 
     def _reference(self, name: str) -> list[np.ndarray]:
         """One score of each model's own training rows; ranks are among them."""
-        key = f"{name}/{self.n_neighbors}"
-        if key not in self._references:
-            self._references[key] = [
+        key = "reference", name, self.n_neighbors
+        if key not in self._known:
+            rows = [CheckedRows(train) for train in self._train]
+            self._known[key] = [
                 SCORES[name](model, train, train, self.n_neighbors)
-                for model, train in zip(self.models_, self._train, strict=True)
+                for model, train in zip(self.models_, rows, strict=True)
             ]
-        return self._references[key]
+        return self._known[key]
 
-    def _calibration_scores(self) -> np.ndarray:
-        """Current scores of the calibration rows, by models that have not seen them."""
-        return np.concatenate([self._score(k, X) for k, X in enumerate(self._calibration)])
+    def _calibration_scores(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """What to take from each model's scores, and its scores of its calibration rows less that.
+
+        Models differ by a constant for all rows: they are brought to one scale by the median
+        difference from their mean.
+        """
+        key = "calibration", *self._key()
+        if key not in self._known:
+            shift = np.zeros(len(self.models_))
+            if len(shift) > 1:
+                rows = CheckedRows(self._some)
+                scores = np.stack([self._score(k, rows) for k in range(len(shift))])
+                shift = np.median(scores - scores.mean(0), axis=1)
+            own = [self._score(k, CheckedRows(X)) for k, X in enumerate(self._calibration)]
+            self._known[key] = shift, [s - c for s, c in zip(own, shift, strict=True)]
+        return self._known[key]
 
     def _calibrated(self) -> tuple[np.ndarray, float]:
         """Sorted calibration scores and the offset, kept once they are known."""
-        key = (tuple(self._names()), self.n_neighbors)
-        full = (*key, self.contamination, self.false_alarm_rate)
-        if key not in self._offsets:
-            self._offsets[key] = np.sort(self._calibration_scores())
-        scores = self._offsets[key]
-        if full not in self._offsets:
-            if self.contamination != "auto":
-                all_scores = self._mean_score(self._all)
-                offset = float(np.percentile(all_scores, 100.0 * float(self.contamination)))
+        self._check()
+        scores = np.sort(np.concatenate(self._calibration_scores()[1]))
+        key = "offset", *self._key(), self.contamination, self.false_alarm_rate
+        if key not in self._known:
+            if not isinstance(self.contamination, str):
+                training = self._known.get(("training", *self._key()))
+                if training is None:
+                    training = self._scores(CheckedRows(self._some))
+                offset = float(np.percentile(training, 100.0 * float(self.contamination)))
             else:
                 found = threshold(scores, self.false_alarm_rate)
+                if found is None:
+                    warnings.warn(
+                        f"{len(scores)} calibration rows are too few for a p-value below "
+                        f"false_alarm_rate={self.false_alarm_rate}; rows that score lower than all "
+                        f"of them are flagged, about one in {len(scores) + 1} normal rows.",
+                        UserWarning,
+                        stacklevel=3,
+                    )
                 offset = float(scores[0]) if found is None else found
-            self._offsets[full] = offset
-        return scores, self._offsets[full]
+            self._known[key] = offset
+        return scores, self._known[key]
 
-    def _mean_score(self, X: np.ndarray) -> np.ndarray:
-        return np.mean([self._score(k, X) for k in range(len(self.models_))], 0)
+    def _scores(self, X: CheckedRows) -> np.ndarray:
+        """Current score of rows, part by part; those with unknown categories have -inf."""
+        return in_parts(self._scores_of_part, X)
+
+    def _scores_of_part(self, X: CheckedRows) -> np.ndarray:
+        known = self._columns.known(X[:])
+        out = np.full(len(X), -np.inf)
+        if known.any():
+            rows = CheckedRows(X, np.flatnonzero(known))
+            scores = np.stack([self._score(k, rows) for k in range(len(self.models_))])
+            if len(scores) > 1:
+                shift, calibration = self._calibration_scores()
+                out[known] = cross_scores(scores - shift[:, None], calibration)
+            else:
+                out[known] = scores[0]
+        return out
 
     @property
     def offset_(self) -> float:
@@ -309,11 +371,16 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
-            In nats, or a mean rank in (0, 1).
+            In nats, or a mean rank in (0, 1); minus infinity where a category, a binary value or a
+            count is one that the model has no probability for.
         """
         check_is_fitted(self, "models_")
-        X = np.asarray(check_rows(self, X, reset=False)[:])
-        return self._mean_score(X)
+        self._check()
+        return self._scores(self._rows(X))
+
+    def _rows(self, X) -> CheckedRows:
+        image = None if self.density is None else self.density.image_shape
+        return CheckedRows(check_rows(self, X, reset=False, image_shape=image))
 
     def decision_function(self, X):
         """`score_samples` less ``offset_``: negative for outliers.
@@ -371,7 +438,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         ndarray of shape (n_samples,)
         """
         check_is_fitted(self, "models_")
-        return np.min([model.constant_violations(X) for model in self.models_], 0)
+        X = self._rows(X)
+        return in_parts(lambda part: self._columns.constant_violations(part[:]), X)
 
 
 def default_density(n: int, few: bool = False) -> VAEDensityEstimator:

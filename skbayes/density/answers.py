@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skbayes.base import check_count
-from skbayes.density.columns import Columns
+from skbayes.density.columns import Columns, parts
 from skbayes.density.importance import chunks, normal_points, weigh
 from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES
+from skbayes.density.options import number
 from skbayes.density.rows import check_rows
 from skbayes.validation import draw_seed
 
@@ -31,15 +34,14 @@ class Explanation(NamedTuple):
 
 
 def _has_density(estimator) -> bool:
-    kind = OBJECTIVES.get(estimator.objective)
+    objective = getattr(estimator, "_objective", estimator.objective)  # that of the fit
+    kind = OBJECTIVES.get(objective)
     if kind is None or kind.has_density:
         return True
-    raise AttributeError(
-        f"objective={estimator.objective!r} leaves no density; use 'elbo' or 'iwae'."
-    )
+    raise AttributeError(f"objective={objective!r} leaves no density; use 'elbo' or 'iwae'.")
 
 
-class AnswersMixin:
+class AnswersMixin(TransformerMixin):
     """Everything after `fit`; for classes with the fitted attributes of `VAEDensityEstimator`."""
 
     _columns: Columns
@@ -48,7 +50,7 @@ class AnswersMixin:
     _point_seed: int
     n_importance: int
     importance_inflation: float
-    objective: str
+    _objective: str
 
     def _model(self) -> VAE:
         raise NotImplementedError("abstract")
@@ -62,6 +64,8 @@ class AnswersMixin:
 
     def _parts(self, X, n_points: int, by_column: bool = False):
         """Values of X, and their importance weighting."""
+        number(self, "n_importance", numbers.Integral, 1)
+        number(self, "importance_inflation", numbers.Real, 0, above=True)
         V = self._values(X)
         model = self._model()
         points = normal_points(n_points, model.n_noise, self._point_seed)
@@ -229,7 +233,7 @@ class AnswersMixin:
         -------
         ndarray of shape (n_samples, `n_features_in_`)
         """
-        return self.inverse_transform(self.transform(X))
+        return self.inverse_transform(self._encode(X)[0])
 
     def sample(self, n_samples=1, random_state=None):
         """Rows drawn from the model, noise included.
@@ -327,19 +331,22 @@ class AnswersMixin:
         ndarray of shape (n_samples,)
         """
         check_is_fitted(self, "_weights")
-        return self._columns.constant_violations(check_rows(self, X, reset=False)[:])
+        X = check_rows(self, X, reset=False)
+        return np.concatenate(
+            [self._columns.constant_violations(X[rows]) for rows in parts(len(X))]
+        )
 
-    def _relevance(self, model: VAE, V: np.ndarray) -> np.ndarray:
+    def _relevance(self, model: VAE, V: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """Mean divergence of each latent variable from its moments under the prior, in nats."""
         device = next(model.parameters()).device
         with torch.no_grad():
             mean, log_var = model.encode(torch.as_tensor(V, device=device))
-            if not OBJECTIVES[self.objective].has_density:
+            if not OBJECTIVES[self._objective].has_density:
                 log_var = torch.zeros_like(mean)  # no q was trained
             center, variance = model.prior.moments()
             square = (torch.exp(log_var) + (mean - center) ** 2) / variance
             kl = 0.5 * (square - 1.0 - log_var + torch.log(variance))
-            return kl.mean(0).cpu().numpy()
+            return np.average(kl.cpu().numpy(), axis=0, weights=weight)
 
     def _noise_std(self, model: VAE) -> np.ndarray:
         """Standard deviation of the noise in the units of X."""

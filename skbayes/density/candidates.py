@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from skbayes.density.columns import Columns, count_moments
-from skbayes.density.importance import log_density, normal_points
+from skbayes.density.columns import count_moments
+from skbayes.density.importance import chunks, log_density, normal_points
 from skbayes.density.linear_start import MOST_LINEAR, choose_linear, start_linear, start_rates
 from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES, Objective
 from skbayes.density.options import check_image
-from skbayes.density.rows import Split
+from skbayes.density.problem import COMPARE_ROWS, Problem
 from skbayes.density.training import (
     HELD_OUT_POINTS,
     Rows,
@@ -29,94 +28,17 @@ from skbayes.density.training import (
 from skbayes.validation import check_hidden_layer_sizes
 
 MOST_DEEP = 10
-START_ROWS = 20_000
 DEFAULT_STEPS = 4000
 REFIT_BELOW = 2000
 FEWEST_FOR_DEEP = 1000
 """Training rows from which the deep path alone is tried: with fewer its decoded noise can fail far
 from the rows, and too few rows are held out to show it."""
 COMPARE_POINTS = 256
-COMPARE_ROWS = 2000
 STREAM_ROWS = 200
 """Rows of each pass that the density is computed on."""
 
 MOST_EVALUATION = 0.2
 """Share of the time of training that its evaluations take at most, about."""
-
-
-@dataclass
-class Problem:
-    """Rows, their columns and their split, as models take them."""
-
-    X: Any
-    weight: np.ndarray | None
-    columns: Columns
-    split: Split
-    device: torch.device
-    dtype: torch.dtype
-    on_disk: bool
-
-    def __post_init__(self) -> None:
-        self.held_out = self.tensor(self.split.held_out)
-        self._all = None if self.on_disk else self.columns.transform(self.X, np.float32)
-        if self._all is not None and self.dtype == torch.float64:
-            self._all = self.columns.transform(self.X)
-        self._resident: Tensor | None = None
-
-    def tensor(self, index: np.ndarray) -> Tensor:
-        """Values of rows of X."""
-        V = self.columns.transform(self.X[index])
-        return torch.as_tensor(V, dtype=self.dtype, device=self.device)
-
-    def rows(self, i: np.ndarray) -> Tensor:
-        """Values of training rows."""
-        return self._take(self.split.index(i))
-
-    def _take(self, index: np.ndarray) -> Tensor:
-        if self._all is None:
-            return self.tensor(index)
-        if self._resident is None:
-            self._resident = torch.as_tensor(self._all, dtype=self.dtype, device=self.device)
-        return self._resident[torch.as_tensor(index, device=self.device)]
-
-    def any_rows(self, i: np.ndarray) -> Tensor:
-        """Values of rows, held out or not."""
-        return self._take(i)
-
-    def weights_of(self, index: np.ndarray) -> np.ndarray | None:
-        """Weights of rows of X."""
-        return None if self.weight is None else self.weight[index]
-
-    @property
-    def train_weight(self) -> np.ndarray | None:
-        """Weights of the training rows."""
-        if self.weight is None:
-            return None
-        return self.weight[self.split.index(np.arange(self.split.n))]
-
-    @property
-    def compare_weight(self) -> np.ndarray | None:
-        """Weights of the held-out rows that models are compared on, None where all are equal."""
-        if self.weight is None:
-            return None
-        weight = self.weight[self.split.held_out][:COMPARE_ROWS]
-        return weight if weight.any() else None
-
-    def mean(self, values: np.ndarray) -> float:
-        """Weighted mean over those rows."""
-        return float(np.average(values, weights=self.compare_weight))
-
-    def some_index(self) -> np.ndarray:
-        """At most 20,000 training rows, as rows of X."""
-        n = self.split.n
-        i = np.arange(n)
-        if n > START_ROWS:
-            i = np.unique(np.linspace(0, n - 1, START_ROWS).astype(np.int64))
-        return self.split.index(i)
-
-    def some_values(self) -> np.ndarray:
-        """Values of those rows."""
-        return self.columns.transform(self.X[self.some_index()])
 
 
 class Candidate(NamedTuple):
@@ -134,6 +56,8 @@ class Candidate(NamedTuple):
     n_steps: int
     path: list[tuple[float, int]]
     messages: list[str]
+    history: list[dict[str, Any]] | None = None
+    """What skorch callbacks saw."""
 
 
 def plan(estimator, problem: Problem) -> dict[str, Architecture]:
@@ -148,6 +72,8 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
             "without constant pixels, or the multilayer perceptron."
         )
     has_density = OBJECTIVES[e.objective].has_density
+    # without a density no noise is trained; that of each column is set when training is done
+    noise = e.noise if has_density or e.noise != "per_row" else "per_feature"
     real = layout.n_real
     prior = e.latent_prior
     base = Architecture(
@@ -155,7 +81,7 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
         e.latent_dim or min(real or layout.n_columns, MOST_DEEP),
         hidden,
         e.activation,
-        e.noise,
+        noise,
         e.noise_floor,
         False,
         "normal" if prior == "auto" else prior,
@@ -174,10 +100,13 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
     deep = {"deep": base}
     if not real or e.linear_path is False or not has_density:
         return deep
+    if image is not None and e.linear_path == "auto":
+        return deep  # convolutions are there so that no map of all pixels is needed
     if e.linear_path is True:
         return {"deep with linear path": beside}
     out = {}
     closed = prior in ("auto", "normal") and e.decoder_weights == "point"
+    closed = closed and e.beta == 1.0 and not e.free_bits  # it is that of the density
     if closed and layout.n_real == layout.n_columns:
         noise = e.noise if e.noise != "per_row" else "per_feature"
         out["linear"] = replace(base, hidden=(), linear=True, noise=noise, image_shape=None)
@@ -190,51 +119,78 @@ def plan(estimator, problem: Problem) -> dict[str, Architecture]:
 def fit_candidates(estimator, problem: Problem, seed: int, bar) -> Candidate:
     """Train all candidates and keep one, see `choose`."""
     found: list[Candidate] = []
+    interrupted: list[str] = []
     specs = plan(estimator, problem)
     for number, (name, spec) in enumerate(specs.items()):
         seed_here = int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
         closed = name == "linear" and len(specs) > 1
-        one = _fit_one(estimator, problem, name, spec, seed_here, bar, closed)
+        try:
+            one, stopped = _fit_one(estimator, problem, name, spec, seed_here, bar, closed)
+        except KeyboardInterrupt:
+            if not found:
+                raise  # there is nothing to keep
+            interrupted.append(f"The fit was interrupted before the model {name!r} was trained.")
+            break
         found.append(one)
-        if one.messages and "interrupted" in one.messages[-1]:
+        if stopped:
+            interrupted.append(
+                f"The fit was interrupted after {one.n_steps} steps of the model {name!r}; the "
+                "best until then is kept."
+            )
             break
     best = choose(found, problem.compare_weight)
-    if estimator.refit is True or (estimator.refit == "auto" and problem.X.shape[0] < REFIT_BELOW):
-        held_out_apart = len(problem.split.held_out) < problem.X.shape[0]
-        if held_out_apart and not best.messages and not problem.on_disk:
-            best = refit(estimator, problem, best)
-    return best._replace(scores={one.name: one.score for one in found})
+    wanted = estimator.refit is True
+    wanted |= estimator.refit == "auto" and problem.X.shape[0] < REFIT_BELOW
+    apart = len(problem.split.held_out) < problem.X.shape[0]
+    if wanted and apart and not interrupted and not problem.on_disk:
+        try:
+            best = refit(estimator, problem, best, bar)
+        except KeyboardInterrupt:
+            interrupted.append(
+                "The fit was interrupted while the chosen model was trained on all rows; the one "
+                "without the held-out rows is kept."
+            )
+    scores = {one.name: one.score for one in found}
+    return best._replace(scores=scores, messages=[*best.messages, *interrupted])
 
 
 def _fit_one(
     estimator, problem: Problem, name: str, spec: Architecture, seed: int, bar, closed: bool
-) -> Candidate:
+) -> tuple[Candidate, bool]:
+    """A candidate, and whether its training was interrupted."""
     e = estimator
     V = problem.some_values()
     weight = problem.weights_of(problem.some_index())
     if closed:
         held = problem.held_out.double().cpu().numpy()
-        spec = choose_linear(spec, V, weight, held, e.latent_dim, e.noise)
+        held_weight = problem.weights_of(problem.split.held_out)
+        spec = choose_linear(spec, V, weight, held, held_weight, e.latent_dim, e.noise)
     model = start(spec, V, weight, seed, problem)
     objective = make_objective(e, model, problem, seed)
     schedule = make_schedule(e, problem.split.n, spec, len(problem.held_out))
-    messages = []
+    history = None
     if closed:
         curve = [-problem.mean(compare(model, problem))]
         trained = Trained(model.to_numpy(), [], curve, curve[0], 0, False, [])
     else:
-        trained = _train(e, problem, name, model, objective, schedule, seed, bar)
-        if trained.interrupted:
-            messages.append(
-                f"The fit was interrupted after {trained.n_steps} steps; the best model until then "
-                "is kept."
-            )
-    values = compare(model, problem) if objective.has_density else np.array([-trained.best])
-    score = problem.mean(values) if objective.has_density else -trained.best
-    return Candidate(
+        trained, history = _train(e, problem, name, model, objective, schedule, seed, bar)
+    values = compare(model, problem) if objective.by_density else np.array([-trained.best])
+    score = problem.mean(values) if objective.by_density else -trained.best
+    messages = []
+    if not np.isfinite(score):
+        messages.append(
+            "The held-out bound is not finite: rows are too far from the model; look for values "
+            "that are very large, or lower learning_rate."
+        )
+    if trained.falling:
+        messages.append(
+            f"max_epochs={schedule.max_epochs} ended the training while the held-out loss still "
+            "fell; raise it (or learning_rate)."
+        )
+    candidate = Candidate(
         name,
         spec,
-        trained.weights,
+        fit_noise(model, objective, problem),
         seed,
         score,
         values,
@@ -244,11 +200,34 @@ def _fit_one(
         trained.n_steps,
         trained.path,
         messages,
+        history,
     )
+    return candidate, trained.interrupted
 
 
-def _train(e, problem: Problem, name: str, model, objective, schedule, seed: int, bar) -> Trained:
-    """Train a model, with the progress bar and the callbacks."""
+def fit_noise(model: VAE, objective: Objective, problem: Problem) -> dict[str, np.ndarray]:
+    """Weights, with the noise of an objective that trains none: the held-out residual's."""
+    spec = model.spec
+    n_real = spec.layout.n_real
+    if objective.has_density or not n_real:
+        return model.to_numpy()
+    total = torch.zeros(n_real, dtype=torch.float64)
+    weight = problem.weights_of(problem.split.held_out)
+    share = torch.ones(len(problem.held_out)) if weight is None else torch.as_tensor(weight)
+    share = (share / share.sum()).double()
+    with torch.no_grad():
+        for rows in chunks(model, len(share), 1):
+            v = problem.held_out[rows]
+            residual = v[:, :n_real] - model.decoder(model.encode(v)[0])[:, :n_real]
+            total += share[rows] @ residual.double().cpu() ** 2
+        variance = total.mean()[None] if spec.noise == "shared" else total
+        inside = (variance - spec.floor**2).clamp_min(1e-3 * spec.floor**2)
+        model.head.log_noise.copy_(torch.log(inside))
+    return model.to_numpy()
+
+
+def _train(e, problem: Problem, name: str, model, objective, schedule, seed: int, bar):
+    """Train a model, with the progress bar and the callbacks; gives their history too."""
     listener = None
     if e.callbacks:
         from skbayes.density.listener import VAEListener
@@ -270,12 +249,13 @@ def _train(e, problem: Problem, name: str, model, objective, schedule, seed: int
         held_out_weight=problem.weights_of(problem.split.held_out),
         on_step=on_step,
     )
-    if listener is not None:
-        listener.end()
-    return out
+    if listener is None:
+        return out, None
+    listener.end()
+    return out, e.history_
 
 
-def refit(estimator, problem: Problem, found: Candidate) -> Candidate:
+def refit(estimator, problem: Problem, found: Candidate, bar) -> Candidate:
     """Train the chosen model anew on all rows, held-out ones too, for as many steps."""
     V, weight = problem.columns.transform(problem.X), problem.weight
     model = start(found.spec, V, weight, found.seed, problem)
@@ -283,7 +263,12 @@ def refit(estimator, problem: Problem, found: Candidate) -> Candidate:
         objective = make_objective(estimator, model, problem, found.seed)
         schedule = make_schedule(estimator, len(V), found.spec)
         rows = Rows(problem.any_rows, len(V), weight)
-        replay(model, objective, rows, schedule, found.seed, found.path)
+
+        def on_step(done: int, total: int, loss: float) -> None:
+            bar(done, total, f"{found.name} on all rows, loss {loss:.4g}")
+
+        replay(model, objective, rows, schedule, found.seed, found.path, on_step)
+        return found._replace(weights=fit_noise(model, objective, problem))
     return found._replace(weights=model.to_numpy())
 
 
@@ -302,25 +287,33 @@ def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
     if stream is None:
         spec = specs[name]
         model = start(spec, problem.some_values(), None, seed, problem)
-        stream = {"seed": seed, "seen": 0.0, "passes": 0, "adam": None}
+        stream = {"seed": seed, "seen": 0.0, "passes": 0, "adam": None, "before": 0}
     else:
         name, spec = estimator.candidate_, estimator._spec
         model = VAE.from_numpy(spec, estimator._weights)
         model = model.to(device=problem.device, dtype=problem.dtype)
     objective = make_objective(estimator, model, problem, seed)
     schedule = make_schedule(estimator, n, spec)
+    if stream["before"]:  # the warm-up was in fit
+        schedule = schedule._replace(warm_up=0)
     here = int(np.random.SeedSequence(seed, spawn_key=(9, stream["passes"])).generate_state(1)[0])
     stepper = Stepper(model, objective, Rows(problem.rows, n), schedule, here)
     stepper.total = n + stream["seen"]
     if stream["adam"] is not None:
         stepper.resume(stream["adam"])
     steps = math.ceil(n / stepper.batch)
-    loss = sum(stepper.step(estimator.learning_rate) for _ in range(steps)) / steps
-    density = objective.has_density
+    losses, messages = [], []
+    try:
+        for _ in range(steps):
+            losses.append(stepper.step(estimator.learning_rate))
+    except KeyboardInterrupt:
+        messages.append(f"The pass was interrupted after {len(losses)} of {steps} steps.")
+    loss = float(np.mean(losses)) if losses else math.nan
+    density = objective.by_density
     values = compare(model, problem, STREAM_ROWS) if density else np.array([-loss])
     score = float(values.mean())
     stream = {
-        "seed": seed,
+        **stream,
         "seen": stepper.total,
         "passes": stream["passes"] + 1,
         "adam": stepper.state(),
@@ -329,16 +322,16 @@ def one_pass(estimator, problem: Problem, seed: int, stream: dict | None):
     found = Candidate(
         name,
         spec,
-        model.to_numpy(),
+        fit_noise(model, objective, problem),
         seed,
         score,
         values,
         {name: score},
         curve,
         [],
-        stepper.t,
+        stream["before"] + stepper.t,
         [],
-        [],
+        messages,
     )
     return found, stream
 
@@ -347,7 +340,7 @@ def start(spec: Architecture, V: np.ndarray, weight, seed: int, problem: Problem
     """A model at its starting weights."""
     model = VAE(spec, seed)
     columns = problem.columns
-    moments = count_moments(V, spec.layout)
+    moments = count_moments(V, spec.layout, weight)
     with torch.no_grad():
         model.count_mean.copy_(torch.as_tensor(moments.mean))
         model.count_scale.copy_(torch.as_tensor(moments.scale))
@@ -356,11 +349,14 @@ def start(spec: Architecture, V: np.ndarray, weight, seed: int, problem: Problem
         start_rates(model, V, weight)
     if model.encoder.linear is not None and spec.layout.n_real:
         start_linear(model, V, weight)
+    rng = np.random.default_rng(seed)
+    if weight is not None:
+        V = V[rng.choice(len(V), len(V), p=weight / weight.sum())]
     with torch.no_grad():
         inputs = model.inputs(torch.as_tensor(V, dtype=torch.float32))
         mean, log_var = model.encode_inputs(inputs)
     # the best prior for the bound is the mixture of all q: it starts at draws from them
-    eps = np.random.default_rng(seed).standard_normal(mean.shape)
+    eps = rng.standard_normal(mean.shape)
     z = mean.double().numpy() + np.exp(0.5 * log_var.double().numpy()) * eps
     model.prior.start(z, inputs.double().numpy(), seed % (1 << 31))
     return model.to(device=problem.device, dtype=problem.dtype)
@@ -415,7 +411,7 @@ def choose(found: list[Candidate], weight: np.ndarray | None) -> Candidate:
     """
     best = found[0]
     for one in found[1:]:
-        if len(one.values) < 2:
+        if len(one.values) < 2 or not np.isfinite(one.score + best.score):
             best = one if one.score > best.score else best
             continue
         gap = one.values - best.values

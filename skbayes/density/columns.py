@@ -54,6 +54,9 @@ class Columns:
         Whether real columns are centred and scaled.
     detect_integer : bool
         Whether columns of whole numbers are found and treated as ``integer``.
+    image : bool
+        Whether the columns are pixels, which must be all of one kind and keep their order: whole
+        numbers are then found only where all pixels have them.
 
     Attributes
     ----------
@@ -73,11 +76,13 @@ class Columns:
         integer=(),
         standardize: bool = True,
         detect_integer: bool = True,
+        image: bool = False,
     ) -> None:
         self.mean, self.scale = np.zeros(0), np.ones(0)
-        self.categorical, self.binary = tuple(categorical), tuple(binary)
-        self.count, self.integer = tuple(count), tuple(integer)
+        self.categorical, self.binary = tuple(sorted(categorical)), tuple(sorted(binary))
+        self.count, self.integer = tuple(sorted(count)), tuple(sorted(integer))
         self.standardize, self.detect_integer = standardize, detect_integer
+        self.image = image
 
     def fit(self, X, weight: np.ndarray | None = None) -> Columns:
         """Look at X (n, d), an array or `RowsOnDisk`, part by part."""
@@ -85,16 +90,13 @@ class Columns:
         self.n_features = d
         discrete = [*self.categorical, *self.binary, *self.count]
         real = np.setdiff1d(np.arange(d), discrete)
-        seen = None if weight is None else weight > 0
-        first = np.asarray(X[:1] if seen is None else X[np.flatnonzero(seen)[:1]], np.float64)[0]
+        first = np.asarray(X[:1], dtype=np.float64)[0]
         low, high, top = first.copy(), first.copy(), np.abs(first)
         whole = np.ones(d, dtype=bool)
         step = np.zeros(d)
         values: dict[int, np.ndarray] = {j: np.empty(0) for j in (*self.categorical, *self.binary)}
         for rows in parts(n):
-            part = _rows(X, rows, seen)
-            if not len(part):
-                continue
+            part = np.asarray(X[rows], dtype=np.float64)
             low, high = np.minimum(low, part.min(0)), np.maximum(high, part.max(0))
             top = np.maximum(top, np.abs(part).max(0))
             whole &= (part == np.rint(part)).all(0) & (top < 2**53)
@@ -108,6 +110,7 @@ class Columns:
         eps = np.finfo(np.float32 if X.dtype == np.float32 else np.float64).eps
         constant = high - low <= 20 * eps * top
         self.first = first
+        self._tolerance = (20 * eps * top)[constant]
         real_set = np.zeros(d, dtype=bool)
         real_set[real] = True
         asked = np.zeros(d, dtype=bool)
@@ -121,6 +124,8 @@ class Columns:
         on_grid = (whole & (asked | self.detect_integer))[self.real]
         # a grid this fine cannot be told from the continuum
         on_grid &= step[self.real] > FINE * self.scale
+        if self.image and self.detect_integer and not on_grid.all():
+            on_grid[:] = False
         if not self.standardize:
             self.mean, self.scale = np.zeros(len(self.real)), np.ones(len(self.real))
         self._check_discrete(values, low, whole)
@@ -138,6 +143,12 @@ class Columns:
             len(count),
             tuple(len(self.categories[j]) for j in categorical),
         )
+        kinds = [self.layout.n_normal, self.layout.n_integer, len(binary), len(count)]
+        if self.image and (categorical or np.count_nonzero(kinds) > 1):
+            raise ValueError(
+                "image_shape needs pixels that are all of one kind: real, integer, binary or "
+                f"counts, but there are {kinds} of these and {len(categorical)} categories."
+            )
         continuous_first = np.argsort(on_grid, kind="stable")
         pitch = np.where(on_grid, step[self.real], 0.0)
         self.real, self.pitch = self.real[continuous_first], pitch[continuous_first]
@@ -272,7 +283,19 @@ class Columns:
     def constant_violations(self, X) -> np.ndarray:
         """Number of columns, constant in `fit`, that have another value, (n,)."""
         X = np.asarray(X, dtype=np.float64)[:, self.constant]
-        return (X != self.first[self.constant]).sum(1)
+        return (np.abs(X - self.first[self.constant]) > self._tolerance).sum(1)
+
+    def known(self, X) -> np.ndarray:
+        """Rows whose categories, binary values and counts `transform` takes, (n,)."""
+        X = np.asarray(X, dtype=np.float64)
+        binary, count, categorical = self._kinds
+        out = np.ones(len(X), dtype=bool)
+        for j in (*binary, *categorical):
+            values = self.categories[j] if j in self.categories else self.binary_values[j]
+            out &= np.isin(X[:, j], values)
+        for j in count:
+            out &= (X[:, j] >= 0) & (X[:, j] == np.rint(X[:, j]))
+        return out
 
 
 class InputMoments(NamedTuple):
@@ -282,12 +305,14 @@ class InputMoments(NamedTuple):
     scale: np.ndarray
 
 
-def count_moments(V: np.ndarray, layout: Layout) -> InputMoments:
+def count_moments(V: np.ndarray, layout: Layout, weight: np.ndarray | None = None) -> InputMoments:
     """Moments of log(1 + count)."""
     start = layout.n_real + layout.n_binary
     counts = np.log1p(V[:, start : start + layout.n_count].astype(np.float64))
-    scale = counts.std(0)
-    return InputMoments(counts.mean(0), np.where(scale > 0, scale, 1.0))
+    share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+    mean = share @ counts
+    scale = np.sqrt(share @ (counts - mean) ** 2)
+    return InputMoments(mean, np.where(scale > 0, scale, 1.0))
 
 
 def expand(v: Tensor, layout: Layout, count_mean: Tensor, count_scale: Tensor) -> Tensor:
@@ -309,8 +334,3 @@ def parts(n: int):
     """Slices that cover n rows, so that temporaries stay small."""
     for start in range(0, n, PART_ROWS):
         yield slice(start, min(start + PART_ROWS, n))
-
-
-def _rows(X, rows: slice, seen) -> np.ndarray:
-    part = np.asarray(X[rows], dtype=np.float64)
-    return part if seen is None else part[seen[rows]]

@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+ROUNDING = 1e-9
+"""Scores closer than this are the same: a row's may differ in the last digits between two calls."""
+
 
 def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     r"""Conformal p-values of scores (high is normal), given scores of normal rows.
@@ -29,6 +32,55 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     """
     order = np.sort(calibration)
     return (1.0 + np.searchsorted(order, scores, side="right")) / (len(order) + 1.0)
+
+
+def cross_scores(scores: np.ndarray, calibration: list[np.ndarray]) -> np.ndarray:
+    r"""One score per row from those of K folds, such that its p-value is the cross-conformal one.
+
+    .. math:: p = \frac{1 + \sum_k \#\{i \in k : s_k(x_i) \le s_k(x)\}}{n + 1}
+
+    Vovk (2015), cross-conformal predictors: every model's score is compared with its own
+    calibration rows. The score is the mean over the models, moved between the two pooled
+    calibration scores where its count belongs, so that `p_values` and `threshold` of the pooled
+    ones apply.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (K, n)
+        Of the rows by each model, on one scale.
+    calibration : list of ndarray
+        Of each model's calibration rows.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+    """
+    mean = scores.mean(0)
+    pooled = np.sort(np.concatenate(calibration))
+    count = sum(
+        np.searchsorted(np.sort(own), s + ROUNDING * (1.0 + np.abs(s)), side="right")
+        for s, own in zip(scores, calibration, strict=True)
+    )
+    m = len(pooled)
+    small = max((pooled[-1] - pooled[0]) / m, 1e-12)
+    low = np.where(count > 0, pooled[np.maximum(count - 1, 0)], -np.inf)
+    high = np.where(count < m, pooled[np.minimum(count, m - 1)], np.inf)
+    out = mean.copy()
+    # into the gap in the order of the means, without ties
+    inside = (count > 0) & (count < m)
+    gap = np.maximum(high[inside] - low[inside], 0.0)
+    u = (mean[inside] - low[inside]) / np.maximum(gap, 1e-12) - 0.5
+    out[inside] = low[inside] + gap * (0.5 + 0.5 * u / (0.5 + np.abs(u)) * (1 - 1e-6))
+    lowest, highest = count == 0, count == m
+    out[lowest] = pooled[0] - _positive(pooled[0] - mean[lowest], small)
+    out[highest] = pooled[-1] + _positive(mean[highest] - pooled[-1], small)
+    return out
+
+
+def _positive(d: np.ndarray, width: float) -> np.ndarray:
+    """About d where it is above ``width``, and rising to it from near zero where it is below."""
+    root = np.hypot(d, width)
+    return 0.5 * np.where(d > 0, d + root, width**2 / (root - np.minimum(d, 0.0)))
 
 
 def threshold(calibration: np.ndarray, rate: float) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils.extmath import randomized_svd
 
 from skbayes.density.model import VAE, Architecture
 
@@ -23,8 +24,62 @@ class LinearFit(NamedTuple):
     """Of the noise, (d,)."""
 
 
+class Covariance:
+    """Weighted covariance of rows, without its matrix where there are fewer rows than columns.
+
+    Parameters
+    ----------
+    V : ndarray of shape (n, d)
+        Rows.
+    weight : ndarray of shape (n,), optional
+        Their weights.
+    """
+
+    def __init__(self, V: np.ndarray, weight: np.ndarray | None = None) -> None:
+        V = np.asarray(V, dtype=np.float64)
+        share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+        self.center = share @ V
+        self.rows = np.sqrt(share)[:, None] * (V - self.center)
+        self.diagonal = (self.rows**2).sum(0)
+        wide = len(V) < V.shape[1]
+        self.matrix = None if wide else self.rows.T @ self.rows
+        self._found: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return self.rows.shape[1]
+
+    def __matmul__(self, other: np.ndarray) -> np.ndarray:
+        if self.matrix is None:
+            return self.rows.T @ (self.rows @ other)
+        return self.matrix @ other
+
+    def leading(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The largest eigenvalues, at most k, and their vectors (d, k).
+
+        Above 2,000 rows and columns they are found by a randomised decomposition (Halko,
+        Martinsson and Tropp 2011).
+        """
+        if self._found is None or (len(self._found[0]) < k and min(self.rows.shape) > MOST_EXACT):
+            self._found = self._decompose(k)
+        value, vector = self._found
+        return value[:k], vector[:, :k]
+
+    def _decompose(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if min(self.rows.shape) > MOST_EXACT:
+            _, size, vector = randomized_svd(self.rows, k, random_state=0)
+            return size**2, vector.T
+        if self.matrix is None:
+            _, size, vector = np.linalg.svd(self.rows, full_matrices=False)
+            return size**2, vector.T
+        value, vector = np.linalg.eigh(self.matrix)
+        return np.maximum(value[::-1], 0.0), vector[:, ::-1]
+
+
+MOST_EXACT = 2000
+
+
 def fit_linear(
-    covariance: np.ndarray, n_latent: int, per_feature: bool, floor: float, most: float = np.inf
+    covariance: Covariance, n_latent: int, per_feature: bool, floor: float, most: float = np.inf
 ) -> LinearFit:
     r"""Maximum likelihood of :math:`x = W z + \epsilon` with the given covariance of x.
 
@@ -34,22 +89,24 @@ def fit_linear(
     """
     d = len(covariance)
     n_latent = min(n_latent, d)
-    value, vector = np.linalg.eigh(covariance)
-    value, vector = np.maximum(value[::-1], 0.0), vector[:, ::-1]
-    rest = value[n_latent:]
-    noise = max(rest.mean() if len(rest) else min(value[-1] / 2, most), floor**2)
-    size = np.sqrt(np.maximum(value[:n_latent] - noise, 0.0))
-    W, psi = vector[:, :n_latent] * size, np.full(d, noise)
+    value, vector = covariance.leading(n_latent)
+    if d > n_latent:
+        noise = (covariance.diagonal.sum() - value.sum()) / (d - n_latent)
+    else:
+        noise = min((value[-1] if len(value) == d else 0.0) / 2, most)
+    noise = max(noise, floor**2)
+    size = np.sqrt(np.maximum(value - noise, 0.0))
+    W, psi = vector * size, np.full(d, noise)
     if per_feature:
         # what is left of each column, so that a column without noise of its own is not stuck at 0
-        psi = np.maximum(np.diag(covariance) - (W**2).sum(1), max(floor**2, 1e-3))
+        psi = np.maximum(covariance.diagonal - (W**2).sum(1), max(floor**2, 1e-3))
         for _ in range(500):
             scaled = W / psi[:, None]
-            inner = np.linalg.inv(np.eye(n_latent) + W.T @ scaled)
+            inner = np.linalg.inv(np.eye(W.shape[1]) + W.T @ scaled)
             beta = inner @ scaled.T
             cross = covariance @ beta.T
             W = cross @ np.linalg.inv(inner + beta @ cross)
-            new = np.maximum(np.diag(covariance) - (W * cross).sum(1), floor**2)
+            new = np.maximum(covariance.diagonal - (W * cross).sum(1), floor**2)
             change, psi = np.abs(new - psi).max(), new
             if change < 1e-6:
                 break
@@ -60,13 +117,13 @@ def fit_linear(
 
 
 def log_density(V: np.ndarray, fit: LinearFit) -> np.ndarray:
-    """Log density (n,) of centred rows V (n, d)."""
+    """Log density (n,) of centred rows V (n, d), without a d x d matrix."""
     W, psi = fit
-    cov = W @ W.T + np.diag(psi)
-    L = np.linalg.cholesky(cov)
-    white = np.linalg.solve(L, V.T)
-    d = V.shape[1]
-    return -0.5 * ((white**2).sum(0) + d * np.log(2 * np.pi)) - np.log(np.diag(L)).sum()
+    scaled = W / psi[:, None]
+    L = np.linalg.cholesky(np.eye(W.shape[1]) + W.T @ scaled)
+    square = (V**2 / psi).sum(1) - (np.linalg.solve(L, (V @ scaled).T) ** 2).sum(0)
+    log_det = np.log(psi).sum() + 2.0 * np.log(np.diag(L)).sum()
+    return -0.5 * (square + log_det + len(psi) * np.log(2 * np.pi))
 
 
 def start_linear(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
@@ -76,9 +133,8 @@ def start_linear(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
     """
     spec, layout = model.spec, model.spec.layout
     n_real, n_latent = layout.n_real, spec.n_latent
-    real = V[:, :n_real].astype(np.float64)
-    center = np.average(real, axis=0, weights=weight)
-    covariance = np.cov(real.T, aweights=weight, bias=True).reshape(n_real, n_real)
+    covariance = Covariance(V[:, :n_real], weight)
+    center = covariance.center
     if spec.prior == "mixture":
         # the prior has the shape of the data, which large noise would blur
         fit = fit_linear(covariance, n_latent, False, spec.floor, most=0.01)
@@ -111,14 +167,17 @@ def start_rates(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
     path = model.decoder
     bias: Any = path.deep.layers[-1].bias if path.linear is None else path.linear.bias
     at = out = layout.n_real
-    values: list[float] = []
-    for j in range(layout.n_binary):
-        p = (np.average(V[:, at + j], weights=weight) * len(V) + 0.5) / (len(V) + 1.0)
-        values.append(float(np.log(p / (1 - p))))
-    at += layout.n_binary
-    for j in range(layout.n_count):
-        values.append(float(np.log(np.average(V[:, at + j], weights=weight) + 1e-3)))
-    at += layout.n_count
+    share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+    means = share @ V[:, : at + layout.n_binary + layout.n_count]
+    if path.linear is None and model.spec.image_shape is not None:
+        # pixels are all of one kind; the last convolution has one bias for each map
+        means = means.reshape(len(bias), -1).mean(1)
+        values = _logits(means, len(V)) if layout.n_binary else np.log(means + 1e-3).tolist()
+    else:
+        values = _logits(means[at : at + layout.n_binary], len(V))
+        at += layout.n_binary
+        values.extend(np.log(means[at : at + layout.n_count] + 1e-3))
+        at += layout.n_count
     for j, k in enumerate(layout.n_categories):
         share = np.bincount(V[:, at + j].astype(int), weights=weight, minlength=k) + 0.5
         values.extend(np.log(share / share.sum()))
@@ -126,26 +185,37 @@ def start_rates(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
         bias[out : out + len(values)] = torch.as_tensor(values, dtype=bias.dtype)
 
 
+def _logits(mean: np.ndarray, n: int) -> list[float]:
+    """Logits of rates, with half a row of each value added."""
+    p = (mean * n + 0.5) / (n + 1.0)
+    return np.log(p / (1 - p)).tolist()
+
+
 def choose_linear(
     spec: Architecture,
     V: np.ndarray,
     weight: np.ndarray | None,
     held_out: np.ndarray,
+    held_out_weight: np.ndarray | None,
     n_latent: int | None,
     noise: str,
 ) -> Architecture:
     """The number of latent variables, and the kind of noise, with the best held-out density."""
     d = spec.layout.n_real
-    center = np.average(V, axis=0, weights=weight)
-    covariance = np.cov(V.T, aweights=weight, bias=True).reshape(d, d)
-    sizes = [n_latent] if n_latent else sorted({*range(1, min(d, 12)), d // 2, 3 * d // 4, d} - {0})
+    covariance = Covariance(V, weight)
+    center = covariance.center
+    sizes = sorted({*range(1, min(d, 12)), d // 2, 3 * d // 4, d} - {0})
+    if d > 4 * MOST_LINEAR:
+        sizes = [1, 2, 4, 8, 16, MOST_LINEAR]
     sizes = [q for q in sizes if q <= MOST_LINEAR] or [min(d, MOST_LINEAR)]
+    if n_latent:
+        sizes = [n_latent]
     kinds = ("shared", "per_feature") if noise == "per_row" else (noise,)
     best: tuple[float, Architecture] | None = None
     for kind in kinds:
         for q in sizes:
             fit = fit_linear(covariance, q, kind == "per_feature", spec.floor)
-            value = log_density(held_out - center, fit).mean()
+            value = np.average(log_density(held_out - center, fit), weights=held_out_weight)
             if best is None or value > best[0]:
                 best = value, replace(spec, n_latent=q, noise=kind)
     assert best is not None

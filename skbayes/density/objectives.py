@@ -54,9 +54,23 @@ class Objective:
     def prepare(self, model: VAE, kernel: str, seed: int, device, dtype) -> None:
         """Make what the objective trains beside the model."""
 
+    @property
+    def by_density(self) -> bool:
+        """Whether models are stopped by and compared on the density: it is what is trained for."""
+        return self.has_density and self.beta == 1.0 and not self.free_bits
+
     def held_out(self, model: VAE, v: Tensor, eps: Tensor, share: Tensor) -> Tensor:
-        """What early stopping looks at; here minus the mean log density, by importance weights."""
-        return -(share @ log_density(model, v, eps))
+        """What early stopping looks at: minus the mean log density, by importance weights.
+
+        With another factor on the divergence, or free bits, it is the loss itself, at the means of
+        normal weights.
+        """
+        if self.by_density:
+            return -(share @ log_density(model, v, eps))
+        model.eval()
+        loss, _ = self.loss(model, v, eps, share, 1.0)
+        model.train()
+        return loss
 
     def after_step(self, model: VAE, v: Tensor, rate: float) -> None:
         """Train what the objective has beside the model."""
@@ -64,7 +78,7 @@ class Objective:
     def loss(
         self, model: VAE, v: Tensor, eps: Tensor, share: Tensor, warm: float
     ) -> tuple[Tensor, Tensor]:
-        """Loss per row (mean weighted by ``share``, which sums to one), and the decoder's outputs.
+        """Loss per row, summed with ``share`` (which sums to one in expectation), and outputs.
 
         ``eps`` (n_points, n, n_noise) are standard normal numbers, ``warm`` in [0, 1] is how far
         the warm-up is.
@@ -132,11 +146,14 @@ class BetaDivergence(Objective):
         b = self.robustness / v.shape[1]
         power = torch.exp(b * model.head.log_prob(out, v).sum(-1))  # (n_points, n)
         integral = torch.exp(model.head.log_power_integral(out, b))
-        scale = (1.0 + b) * (share @ power.detach().mean(0))
+        mean = share @ power.detach().mean(0) / share.sum().clamp_min(1e-12)
+        scale = (1.0 + b) * mean.clamp_min(1e-30)
         cost = integral - (1.0 + b) / b * (power - 1.0)
         return share @ cost.mean(0) / scale
 
     def held_out(self, model, v, eps, share):
+        if not self.by_density:
+            return super().held_out(model, v, eps, share)
         values, order = torch.sort(log_density(model, v, eps))
         kept = share[order] * (torch.cumsum(share[order], 0) > LEAST_LIKELY)
         return -(kept @ values) / kept.sum().clamp_min(1e-12)
@@ -310,8 +327,10 @@ class VAEGAN(LatentGAN):
     .. math:: \tfrac12 \| h(x) - h(\mu(z)) \|^2 + KL(q(z \mid x) \,\|\, p(z))
               - \lambda \log D(\mu(z'))
 
-    Larsen et al. (2016), algorithm 1, with h the hidden layer before the last. The squared error
-    of the rows themselves is kept with a factor of 0.1, so that the decoder has a scale.
+    Larsen et al. (2016), algorithm 1, with h the hidden layer before the last; the discriminator's
+    verdict goes into the decoder and not into the encoder. The squared error of the rows themselves
+    is kept with a factor of 0.1, so that the decoder has a scale. Since the discriminator moves,
+    early stopping looks at that of `LatentGAN`: the squared error and a discrepancy of encodings.
     """
 
     def _n_in(self, model):
@@ -342,7 +361,8 @@ class VAEGAN(LatentGAN):
         again = self._row(model, out)
         drawn = self._row(model, model.decoder(_prior_points(model, eps)))
         error = 0.5 * ((self._hidden(x) - self._hidden(again)) ** 2).sum(-1)
-        fool = _softplus(-self.net(drawn)).mean() + _softplus(-self.net(again)).mean()
+        decoded = self._row(model, model.decoder(z.detach()))
+        fool = _softplus(-self.net(drawn)).mean() + _softplus(-self.net(decoded)).mean()
         self._real, self._fake = x.detach(), torch.cat([drawn, again]).detach()
         total = share @ error + pixel + warm * self.beta * (share @ kl) + self.strength * fool
         return total, out

@@ -6,6 +6,7 @@ import numbers
 
 import numpy as np
 
+from skbayes.density.columns import Columns
 from skbayes.density.heads import NOISES
 from skbayes.density.model import PRIORS
 from skbayes.density.networks import ACTIVATIONS
@@ -45,8 +46,14 @@ def check_options(estimator) -> None:
             f"validation_fraction={fraction!r} is not allowed; it must be 'auto' or a number in "
             "[0, 1)."
         )
+    if isinstance(e.integer_features, str) and e.integer_features != "auto":
+        raise ValueError(
+            f"integer_features={e.integer_features!r} is not allowed; it must be 'auto', None, or "
+            "columns."
+        )
     if e.image_shape is not None:
         check_image(e)
+    _check_objective(e)
     if e.callbacks is not None:
         from skbayes.callbacks import check_callbacks
 
@@ -67,6 +74,26 @@ def check_options(estimator) -> None:
             f"latent_prior='two_stage' is not allowed with objective={e.objective!r}, which has no "
             "posterior of the latent variables; use 'elbo' or 'iwae'."
         )
+
+
+def _check_objective(e) -> None:
+    """Raise where an option has no part in the objective."""
+    unused = []
+    if not OBJECTIVES[e.objective].has_density:
+        unused = [("n_points", None), ("linear_path", "auto"), ("free_bits", 0.0)]
+        if e.objective != "vae-gan":
+            unused.append(("beta", 1.0))
+        if e.linear_path is False:  # what they do anyway
+            unused.remove(("linear_path", "auto"))
+    elif e.objective == "iwae":
+        unused = [("free_bits", 0.0)]
+    for name, default in unused:
+        value = getattr(e, name)
+        if value != default:
+            raise ValueError(
+                f"{name}={value!r} is not allowed with objective={e.objective!r}, which makes no "
+                f"use of it; it must be {default!r}."
+            )
 
 
 def number(estimator, name: str, kind, low: float, above: bool = False) -> None:
@@ -104,8 +131,34 @@ def check_image(estimator) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
+def make_columns(estimator, n_features: int, names) -> Columns:
+    """The kinds of columns that an estimator names, not fitted yet."""
+    e = estimator
+    kinds = {
+        kind: column_indices(f"{kind}_features", getattr(e, f"{kind}_features"), n_features, names)
+        for kind in ("categorical", "binary", "count")
+    }
+    detect = isinstance(e.integer_features, str)
+    integer = None if detect else e.integer_features
+    kinds["integer"] = column_indices("integer_features", integer, n_features, names)
+    seen: dict[int, str] = {}
+    for kind, columns in kinds.items():
+        for j in columns:
+            if j in seen:
+                raise ValueError(
+                    f"{kind}_features names column {j}, which {seen[j]}_features names too."
+                )
+            seen[j] = kind
+    return Columns(
+        **kinds,
+        standardize=e.standardize,
+        detect_integer=detect,
+        image=e.image_shape is not None,
+    )
+
+
 def column_indices(name: str, columns, n_features: int, names) -> tuple[int, ...]:
-    """Indices from indices, a mask or names."""
+    """Indices from indices, a mask or names, each once."""
     if columns is None:
         return ()
     values = np.asarray(columns)
@@ -116,11 +169,11 @@ def column_indices(name: str, columns, n_features: int, names) -> tuple[int, ...
         missing = [key for key in values if key not in known]
         if missing:
             raise ValueError(f"{name} names {missing[0]!r}, which is not a column of X.")
-        return tuple(known[key] for key in values)
+        return tuple(sorted({known[key] for key in values}))
     if values.ndim == 1 and (not len(values) or values.dtype.kind in "iu"):
         index = np.where(values < 0, values + n_features, values) if len(values) else values
         if not len(values) or ((index >= 0) & (index < n_features)).all():
-            return tuple(int(j) for j in index)
+            return tuple(sorted({int(j) for j in index}))
     raise ValueError(
         f"{name}={columns!r} is not allowed; it must be indices below {n_features}, a mask of that "
         "length, or names of columns."

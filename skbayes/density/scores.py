@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from skbayes.density.importance import chunks, normal_points
+from skbayes.density.objectives import OBJECTIVES
 from skbayes.density.vae import VAEDensityEstimator
 from skbayes.inference.optimizers import Adam
 
@@ -26,8 +27,23 @@ def elbo(vae: VAEDensityEstimator, X, train, n_neighbors: int) -> np.ndarray:
 
 
 def reconstruction(vae: VAEDensityEstimator, X, train, n_neighbors: int) -> np.ndarray:
-    """Reconstruction probability: the mean of log p(x given z) over q (An and Cho 2015)."""
-    return vae._bound(X)[1]
+    """Reconstruction probability: the mean of log p(x given z) over q (An and Cho 2015).
+
+    Where the objective leaves no density it is log p(x given the mean of q), with the noise that is
+    that of the held-out residuals: a squared error, each column in units of its own.
+    """
+    if OBJECTIVES[vae._objective].has_density:
+        return vae._bound(X)[1]
+    V = vae._values(X)
+    model = vae._model()
+    device = next(model.parameters()).device
+    out = np.empty(len(V))
+    with torch.no_grad():
+        for rows in chunks(model, len(V), 1):
+            v = torch.as_tensor(V[rows], device=device)
+            value = model.head.log_prob(model.decoder(model.encode(v)[0]), v).sum(-1)
+            out[rows] = value.cpu().numpy()
+    return out - vae._columns.log_volume.sum()
 
 
 def kl(vae: VAEDensityEstimator, X, train, n_neighbors: int) -> np.ndarray:
@@ -36,12 +52,12 @@ def kl(vae: VAEDensityEstimator, X, train, n_neighbors: int) -> np.ndarray:
 
 
 def latent_knn(vae: VAEDensityEstimator, X, train, n_neighbors: int) -> np.ndarray:
-    """Minus the mean distance to the nearest training rows among the latent means.
+    """Minus the mean distance to the nearest of the kept training rows among the latent means.
 
     Each latent variable counts by its deviation over the training rows. A training row is not its
     own neighbour.
     """
-    reference, Z = vae.transform(train), vae.transform(X)
+    reference, Z = vae._encode(train)[0], vae._encode(X)[0]
     scale = reference.std(0)
     scale[scale < 1e-6] = 1.0
     k = min(n_neighbors, len(reference) - 1)
@@ -99,3 +115,6 @@ SCORES = {
     "latent_knn": latent_knn,
     "regret": regret,
 }
+
+WITHOUT_DENSITY = ("reconstruction", "latent_knn")
+"""Scores of models whose objective leaves no density."""

@@ -42,6 +42,8 @@ class Trained(NamedTuple):
     interrupted: bool
     path: list[tuple[float, int]]
     """Rates, and steps at each, that led to the best held-out bound."""
+    falling: bool = False
+    """Whether the last step came while the held-out loss still fell."""
 
 
 class Rows(NamedTuple):
@@ -98,7 +100,8 @@ def train(
     n_steps = per_epoch * schedule.max_epochs
     every = max(1, min(schedule.evaluate_every, n_steps))
     points = _held_out_points(model, objective, len(held_out), flat)
-    share = _shares(held_out_weight, len(held_out), flat)
+    held_out_total = len(held_out) if held_out_weight is None else held_out_weight.sum()
+    share = _shares(held_out_weight, len(held_out), held_out_total, flat)
     best_flat = flat.clone()
     best = _evaluate(model, objective, held_out, points, share)
     losses: list[float] = []
@@ -121,7 +124,7 @@ def train(
             curve.append(value)
             if on_step is not None:
                 on_step(stepper.t, n_steps, losses[-1], value)
-            if value < best - 1e-6 * abs(best):
+            if value < (best - 1e-6 * abs(best) if math.isfinite(best) else best):
                 best, since = value, 0
                 best_flat.copy_(flat)
                 path = [*segments, (rate, in_segment)]
@@ -137,7 +140,19 @@ def train(
     except KeyboardInterrupt:
         interrupted = True
     flat.copy_(best_flat)
-    return Trained(model.to_numpy(), losses, curve, best, stepper.t, interrupted, path)
+    falling = not interrupted and stepper.t >= n_steps and cuts == 0 and _falling(curve)
+    return Trained(model.to_numpy(), losses, curve, best, stepper.t, interrupted, path, falling)
+
+
+def _falling(curve: list[float]) -> bool:
+    """Whether a curve ends at its lowest, and its last quarter brought a twentieth of its fall.
+
+    Less than a hundredth of a nat does not count.
+    """
+    before, after = curve[: -(len(curve) // 4)], curve[-(len(curve) // 4) :]
+    if len(curve) < 4 or not math.isfinite(curve[0]) or min(curve) < curve[-1]:
+        return False
+    return min(before) - min(after) > max(0.05 * (curve[0] - curve[-1]), 0.01)
 
 
 def replay(
@@ -147,12 +162,15 @@ def replay(
     schedule: Schedule,
     seed: int,
     path: list[tuple[float, int]],
+    on_step: Callable[[int, int, float], None],
 ) -> None:
     """Train for the steps of a path, without held-out rows."""
     stepper = Stepper(model, objective, rows, schedule, seed)
+    total = sum(steps for _, steps in path)
     for rate, steps in path:
         for _ in range(steps):
-            stepper.step(rate)
+            loss = stepper.step(rate)
+            on_step(stepper.t, total, loss)
         stepper.restart()
 
 
@@ -169,7 +187,8 @@ class Stepper:
         self.rng = np.random.default_rng(seed)
         self.flat, self.grad = flatten(model)
         self.batch = min(schedule.batch_size, rows.n)
-        self.total = float(rows.n) if rows.weight is None else float(rows.weight.sum())
+        self.weight_sum = float(rows.n) if rows.weight is None else float(rows.weight.sum())
+        self.total = self.weight_sum
         self.t = 0
         self._order = np.empty(0, dtype=np.int64)
         self._kind: Any = np.float64 if self.flat.dtype == torch.float64 else np.float32
@@ -201,7 +220,9 @@ class Stepper:
             self.rng.standard_normal(shape, dtype=self._kind), device=self.flat.device
         )
         weight = self.rows.weight
-        share = _shares(None if weight is None else weight[index], len(index), self.flat)
+        if weight is not None:  # over the mean of all rows, so that no batch counts too much
+            weight = weight[index] * (self.rows.n / self.weight_sum)
+        share = _shares(weight, len(index), len(index), self.flat)
         warm = min(1.0, (self.t + 1) / schedule.warm_up) if schedule.warm_up else 1.0
         self.grad.zero_()
         with torch.enable_grad():
@@ -236,13 +257,11 @@ CLIP = 100.0
 MOST_SHUFFLED = 1 << 21
 
 
-def _shares(weight: np.ndarray | None, n: int, like: Tensor) -> Tensor:
-    """Weights of a batch that sum to one."""
+def _shares(weight: np.ndarray | None, n: int, total: float, like: Tensor) -> Tensor:
+    """Weights of n rows over their total."""
     if weight is None:
-        return torch.full((n,), 1.0 / n, dtype=like.dtype, device=like.device)
-    sum_ = weight.sum()
-    values = weight / sum_ if sum_ > 0 else np.full(n, 1.0 / n)
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+        return torch.full((n,), 1.0 / total, dtype=like.dtype, device=like.device)
+    return torch.as_tensor(weight / total, dtype=like.dtype, device=like.device)
 
 
 def _held_out_points(model: VAE, objective: Objective, n_rows: int, like: Tensor) -> Tensor:

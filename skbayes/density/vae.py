@@ -7,27 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    DensityMixin,
-    TransformerMixin,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes.density.answers import AnswersMixin
-from skbayes.density.candidates import Candidate, Problem, fit_candidates, one_pass
-from skbayes.density.columns import Columns
+from skbayes.density.candidates import Candidate, fit_candidates, one_pass
 from skbayes.density.model import VAE
-from skbayes.density.options import check_options, column_indices
-from skbayes.density.rows import Split, check_rows
+from skbayes.density.options import check_options, make_columns
+from skbayes.density.problem import Problem
+from skbayes.density.rows import CheckedRows, Split, check_rows
 from skbayes.progress import ProgressBar
-from skbayes.rows_on_disk import RowsOnDisk
 from skbayes.validation import check_sample_weight, draw_seed, resolve_device, resolve_dtype
 
 
 class VAEDensityEstimator(
-    AnswersMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+    AnswersMixin, ClassNamePrefixFeaturesOutMixin, DensityMixin, BaseEstimator
 ):
     r"""Variational autoencoder: density, latent features and samples in one estimator.
 
@@ -58,10 +52,11 @@ class VAEDensityEstimator(
     noise : {"per_row", "per_feature", "shared"}, default="per_row"
         Variance of real columns: decoded for each row, one per column, or one number.
     noise_floor : float, default=0.01
-        Smallest standard deviation of the noise, in standard deviations of the column.
+        Smallest standard deviation of the noise, in standard deviations of the column (in the units
+        of X with ``standardize=False``).
     noise_prior : float, default=0.1
-        Residual, in standard deviations of the column, that the prior of each variance is worth
-        one row of.
+        Residual, in the units of ``noise_floor``, that the prior of each variance is worth one row
+        of.
     latent_prior : {"auto", "normal", "mixture", "vamp", "relevance", "two_stage"}, default="auto"
         Distribution of the latent variables. "auto" is a mixture with a linear path, and normal
         without.
@@ -80,15 +75,21 @@ class VAEDensityEstimator(
         "mmd", "gan", "mmd+gan", "vae-gan" and "stein" leave no density: `score_samples` is not
         there.
     n_points : int or None, default=None
-        Points of q per row and step; None is 1, and 8 for "iwae".
+        Points of q per row and step; None is 1, and 8 for "iwae". Objectives without a density take
+        None only.
     beta : float, default=1.0
-        Factor on the divergence; other values than 1 train for something else than the density.
+        Factor on the divergence. Other values than 1 train for something else than the density:
+        then the objective itself stops the training and chooses the model. Objectives without a
+        density take 1 only, but for "vae-gan".
     free_bits : float, default=0.0
-        Nats of each latent variable that cost nothing in training.
+        Nats of each latent variable that cost nothing in training; for "elbo" and
+        "beta-divergence". If positive, the objective itself stops the training, too.
     penalty : float, default=10.0
-        Factor on the criteria that compare the encodings with the prior ("mmd", "gan", "stein").
+        Factor on the criteria that compare the encodings with the prior ("mmd", "gan", "mmd+gan",
+        "stein") and on the discriminator's verdict ("vae-gan"); others make no use of it.
     kernel : {"imq", "rbf"}, default="imq"
-        Of "mmd": sum of inverse multiquadrics, or a normal with the width by the median distance.
+        Of "mmd", and of what stops the training with "gan", "mmd+gan" and "vae-gan": sum of inverse
+        multiquadrics, or a normal with the width by the median distance. Others make no use of it.
     robustness : float, default=0.5
         Of "beta-divergence": the larger, the less unlikely rows weigh. Near zero it is "elbo".
     n_importance : int, default=512
@@ -98,18 +99,21 @@ class VAEDensityEstimator(
     standardize : bool, default=True
         Whether real columns are centred and scaled inside.
     categorical_features, binary_features, count_features : array-like or None, default=None
-        Columns with categories, two values, counts: indices, a mask, or names.
+        Columns with categories, two values, counts: indices, a mask, or names. X has numbers:
+        encode strings first, by ``OrdinalEncoder``.
     integer_features : array-like, "auto" or None, default="auto"
         Columns whose values lie on a grid of whole numbers and get a probability each. "auto":
-        those with whole numbers only.
+        those with whole numbers only (of images: if all pixels have them).
     image_shape : tuple of int or None, default=None
         (channels, height, width) or (height, width) of what a row is, for convolutional networks.
+        All pixels are of one kind, and ``linear_path="auto"`` is False.
     channels : tuple of int, default=(16, 32)
         Of the convolutional layers, each of which halves height and width.
     batch_size : int, default=128
         Rows per step.
     max_epochs : int or None, default=None
-        Passes over the rows; None is what 4,000 steps take.
+        Passes over the rows; None is what 4,000 steps take. Where they end while the held-out loss
+        still falls, `fit` warns.
     learning_rate : float, default=0.003
         Of Adam. It is cut twice when the held-out bound stops to rise.
     warm_up : int, default=300
@@ -140,17 +144,24 @@ class VAEDensityEstimator(
     n_latent_ : int
         Number of latent variables.
     latent_relevance_ : ndarray of shape (`n_latent_`,)
-        Mean divergence of each latent variable in nats, largest first, the order of `transform`.
+        Mean divergence of q of each latent variable in nats from the normal with the mean and the
+        variance that the latent prior gives it, largest first, the order of `transform`. It is the
+        term of the bound where that prior is normal or "relevance".
     noise_std_ : ndarray of shape (`n_features_in_`,)
         Noise of real columns in the units of X (at the mean of z for "per_row"); NaN elsewhere.
+        Objectives without a density train none: it is the root mean square of the held-out residual
+        of each column, and what `sample` adds.
     candidates_ : dict
-        Mean held-out log density of the models tried, in standardised units, by name.
+        Mean held-out log density of the models tried, in standardised units, by name; minus the
+        held-out loss where that is not the density's.
     candidate_ : str
         The one that was kept.
     validation_indices_ : ndarray
         Rows that training was stopped by.
     loss_curve_, validation_curve_ : list of float
         Loss per row at the evaluations, in training and held out.
+    history_ : list of dict
+        What the callbacks saw of the kept model; only with ``callbacks``, and where it was trained.
     n_iter_ : int
         Steps of the kept model.
     n_features_in_ : int
@@ -304,18 +315,41 @@ class VAEDensityEstimator(
             If a parameter or the data are not allowed; the message names what is.
         """
         check_options(self)
+        resolve_device(self.device), resolve_dtype(self.dtype)
+        X = check_rows(self, X, reset=True, min_rows=2)
+        return self._fit(X, check_sample_weight(sample_weight, X.shape[0]))
+
+    def _fit(self, X, weight=None, columns=None):
+        """`fit` to rows that were checked, with columns that may be known."""
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         seed = draw_seed(self.random_state)
-        X = check_rows(self, X, reset=True, min_rows=2)
-        weight = check_sample_weight(sample_weight, X.shape[0])
-        problem = self._problem(X, weight, seed, device, dtype)
+        kept = None
+        if weight is not None and not weight.all():  # rows without a weight are not there
+            kept = np.flatnonzero(weight)
+            if len(kept) < 2:
+                raise ValueError("sample_weight is positive for one row only; two are needed.")
+            X, weight = CheckedRows(X, kept), weight[kept]
+        if isinstance(X, CheckedRows) and not X.on_disk:
+            X = X[:]
+        problem = self._problem(X, weight, seed, device, dtype, columns)
         bar = ProgressBar(self.verbose, type(self).__name__)
         try:
             found = fit_candidates(self, problem, seed, bar)
         finally:
             bar.close()
-        self._store(found, problem)
-        self._stream = {"seed": seed, "seen": float(X.shape[0]), "passes": 0, "adam": None}
+        self.__dict__.pop("history_", None)  # of the model that was trained last
+        if found.history is not None:
+            self.history_ = found.history
+        self._store(found, problem, stacklevel=4)
+        if kept is not None:
+            self.validation_indices_ = kept[problem.split.held_out]
+        self._stream = {
+            "seed": seed,
+            "seen": float(X.shape[0]),
+            "passes": 0,
+            "adam": None,
+            "before": max(1, found.n_steps),
+        }
         return self
 
     def partial_fit(self, X, y=None):
@@ -353,30 +387,16 @@ class VAEDensityEstimator(
         fraction = self.validation_fraction if fraction is None else fraction
         if columns is None:
             names = getattr(self, "feature_names_in_", None)
-            detect = isinstance(self.integer_features, str)
-            integer = None if detect else self.integer_features
-
-            def indices(name, value):
-                return column_indices(f"{name}_features", value, X.shape[1], names)
-
-            columns = Columns(
-                indices("categorical", self.categorical_features),
-                indices("binary", self.binary_features),
-                indices("count", self.count_features),
-                indices("integer", integer),
-                standardize=self.standardize,
-                detect_integer=detect,
-            )
-            columns.fit(X, weight)
+            columns = make_columns(self, X.shape[1], names).fit(X, weight)
         if not columns.layout.n_columns:
             raise ValueError(
                 f"X has only columns that are constant in its n_samples={X.shape[0]} rows; there "
                 "is nothing to model."
             )
         split = Split(X.shape[0], fraction, np.random.default_rng([seed, 1]))
-        return Problem(X, weight, columns, split, device, dtype, isinstance(X, RowsOnDisk))
+        return Problem(X, weight, columns, split, device, dtype, not isinstance(X, np.ndarray))
 
-    def _store(self, found: Candidate, problem: Problem) -> None:
+    def _store(self, found: Candidate, problem: Problem, stacklevel: int = 3) -> None:
         """Set the fitted attributes."""
         self._columns, self._spec, self._weights = problem.columns, found.spec, found.weights
         self._point_seed = found.seed
@@ -386,13 +406,16 @@ class VAEDensityEstimator(
         self.n_iter_ = max(1, found.n_steps)
         self.n_latent_ = found.spec.n_latent
         self._n_features_out = self.n_latent_
+        self._objective = self.objective
         model = self._model()
-        relevance = self._relevance(model, problem.some_values())
+        index = problem.some_index()
+        weight = problem.weights_of(index)
+        relevance = self._relevance(model, problem.columns.transform(problem.X[index]), weight)
         self._latent_order = np.argsort(-relevance, kind="stable")
         self.latent_relevance_ = relevance[self._latent_order]
         self.noise_std_ = self._noise_std(model)
         for message in found.messages:
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+            warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
 
     def _model(self) -> VAE:
         """The trained module in double precision."""
