@@ -217,7 +217,7 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
     sparsity_ : dict of str to float
         Share of each weight's entries that is removed; "all" of all of them.
     sparsity_curve_ : dict of str to ndarray of shape (`n_iter_`,)
-        The same after every epoch, at ``threshold``.
+        The same after every epoch, at ``threshold`` (3 where it is None).
     bit_precision_ : dict of str to int
         Bits that a kept weight of each layer needs, see `skbayes.layers.bits`.
     compression_ratio_ : Compression
@@ -405,7 +405,7 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
     sparsity_ : dict of str to float
         Share of each weight's entries that is removed; "all" of all of them.
     sparsity_curve_ : dict of str to ndarray of shape (`n_iter_`,)
-        The same after every epoch, at ``threshold``.
+        The same after every epoch, at ``threshold`` (3 where it is None).
     bit_precision_ : dict of str to int
         Bits that a kept weight of each layer needs, see `skbayes.layers.bits`.
     compression_ratio_ : Compression
