@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 
 import numpy as np
@@ -23,8 +22,8 @@ class SparseNetwork:
     First what can be removed whole is removed (`skbayes.layers.compact.compact`). Of what is left,
     a layer with a small share of non-zero weights is kept in compressed rows (CSR), any other as a
     dense matrix. Activations are held with one row per unit and one column per example, so that a
-    weight times a unit runs along memory; long inputs are cut into blocks of rows, which go
-    to as many threads as torch has.
+    weight times a unit runs along memory; long inputs are cut into blocks of rows. All of it runs
+    on one core: a block takes less than a millisecond, and threads would wait for each other.
 
     Convolutions, if any, come first and run in torch, made smaller.
 
@@ -104,18 +103,8 @@ class SparseNetwork:
         if n <= ROWS_AT_ONCE:
             return np.ascontiguousarray(self._block(X))
         out = np.empty((n, len(self.matrices[-1][1])), dtype=self.dtype)
-
-        def work(start: int) -> None:
+        for start in range(0, n, ROWS_AT_ONCE):
             out[start : start + ROWS_AT_ONCE] = self._block(X[start : start + ROWS_AT_ONCE])
-
-        starts = range(0, n, ROWS_AT_ONCE)
-        n_threads = min(torch.get_num_threads(), len(starts))
-        if n_threads == 1:
-            for start in starts:
-                work(start)
-        else:
-            with ThreadPoolExecutor(n_threads) as pool:
-                list(pool.map(work, starts))
         return out
 
     def _block(self, X: np.ndarray) -> np.ndarray:
