@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skbayes.counts import check_count
 from skbayes.diagnostics import diagnose, warnings_for
 from skbayes.inference import MCLMC, METHODS, Anchored, Streams
 from skbayes.inference.auto import choose
@@ -478,13 +479,6 @@ def _check_is_object(name: str, value, key: str) -> None:
         f"{key} cannot be set: {name}={value!r} is {what} and has no parameters; pass an "
         f"object{example}."
     )
-
-
-def check_count(name: str, value) -> int:
-    """Raise unless ``value`` is an integer of at least one."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= 1.")
-    return int(value)
 
 
 def random_generator(random_state) -> np.random.Generator:

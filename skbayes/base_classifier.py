@@ -9,7 +9,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
-from skbayes.base import BayesianEstimator, check_count, random_generator
+from skbayes.base import BayesianEstimator, random_generator
+from skbayes.counts import check_count
 from skbayes.model import Bernoulli, Categorical
 from skbayes.predictive import Uncertainty, entropy_parts
 from skbayes.validation import check_targets

@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from skbayes.base import BayesianEstimator, check_count, random_generator
+from skbayes.base import BayesianEstimator, random_generator
+from skbayes.counts import check_count
 from skbayes.model import Normal
 from skbayes.predictive import Uncertainty, mixture_quantiles, variance_parts
 from skbayes.validation import Standardizer, check_noise, check_targets

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
+from skbayes.counts import check_count
 from skbayes.pipeline import split_pipeline
 
 
@@ -61,8 +62,7 @@ def expected_calibration_error(y_true, y_proba, n_bins=15):
     >>> round(expected_calibration_error([1, 1, 0, 0, 0], [0.8, 0.8, 0.8, 0.8, 0.8]), 6)
     0.4
     """
-    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 1:
-        raise ValueError(f"n_bins={n_bins!r} is not allowed; it must be an integer >= 1.")
+    check_count("n_bins", n_bins)
     proba = check_array(y_proba, dtype=np.float64, ensure_2d=False, input_name="y_proba")
     if proba.ndim == 1 or proba.shape[1] == 1:
         proba = proba.ravel()

@@ -7,8 +7,8 @@ from scipy.special import entr
 from sklearn.base import BaseEstimator
 
 from skbayes.active.acquisition import BLOCK
-from skbayes.active.counts import check_count
 from skbayes.active.moments import Moments
+from skbayes.counts import check_own_count
 
 
 class Batch(BaseEstimator):
@@ -101,8 +101,8 @@ class BatchBALD(Batch):
 
     def check(self):
         """Check the parameters, see `Batch.check`."""
-        _count(self, "n_configurations")
-        _count(self, "n_candidates")
+        check_own_count(self, "n_configurations")
+        check_own_count(self, "n_candidates")
 
     def select(self, utilities, n, rng, draws=None):
         """Choose, see `Batch.select`; the first row is that of largest utility."""
@@ -141,7 +141,7 @@ class LogDet(Batch):
 
     def check(self):
         """Check the parameter, see `Batch.check`."""
-        _count(self, "n_candidates")
+        check_own_count(self, "n_candidates")
 
     def select(self, utilities, n, rng, draws=None):
         """Choose, see `Batch.select`; the first row is that of largest utility."""
@@ -276,7 +276,3 @@ def _positive(batch, name: str) -> None:
         raise ValueError(
             f"{type(batch).__name__}: {name}={value!r} is not allowed; it must be a number over 0."
         )
-
-
-def _count(batch, name: str) -> None:
-    check_count(f"{type(batch).__name__}: {name}", getattr(batch, name))

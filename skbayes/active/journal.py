@@ -9,7 +9,7 @@ import numpy as np
 
 from skbayes.active.answers import Answers, as_labels, family_of
 from skbayes.active.missing import is_missing, put
-from skbayes.active.store import Event, LabelStore, now, plain, rows_fingerprint
+from skbayes.active.store import Event, LabelStore, now, plain, rows_fingerprint, standing
 
 
 class Journal:
@@ -69,8 +69,7 @@ class Journal:
 
     def current(self) -> list[Event]:
         """Labels and skips that were not taken back."""
-        gone = {event.target for event in self._events if event.kind == "undo"}
-        return [e for e in self._events if e.kind != "undo" and e.uid not in gone]
+        return standing(self._events)
 
     def family(self) -> str | None:
         """Of the labels that are known, see `skbayes.active.answers.family_of`."""
@@ -90,7 +89,6 @@ class Journal:
 
     def label(self, rows, values: np.ndarray, weights: np.ndarray | None) -> None:
         """Put labels down, as `read` gives them."""
-        put(self.labels, rows, values, self.marker)  # raises before anything is written
         self._add("label", rows, plain(values), None if weights is None else plain(weights))
 
     def skip(self, rows) -> None:

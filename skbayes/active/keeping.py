@@ -34,8 +34,7 @@ class KeepingMixin:
         sample_weight : ndarray of shape (n_labelled,) or None
             Weights, None where there never were any.
         """
-        self._check_fitted()
-        journal = self._journal
+        journal = self._state()
         rows = journal.labelled_rows()
         weight = None if journal.weights is None else journal.weights[rows]
         return take(self.X_, rows), known_labels(journal.labels[rows]), weight
@@ -78,8 +77,7 @@ class KeepingMixin:
         OSError
             If the file cannot be opened.
         """
-        self._check_fitted()
-        self._journal.open_store(path, self.X_, annotator)
+        self._state().open_store(path, self.X_, annotator)
         self._bring_up_to_date()
         return self
 
@@ -109,14 +107,11 @@ class KeepingMixin:
         """
         from skbayes.active.serve import serve
 
-        self._check_fitted()
+        self._state()
         return serve(self, **options)
 
     def _state(self) -> Journal:
-        if "_journal" not in self.__dict__:
-            raise AttributeError("The learner has no pool yet; call fit.")
-        return self._journal
-
-    def _check_fitted(self) -> None:
+        """The journal; an AttributeError too, as attributes that are not there yet need."""
         if "_journal" not in self.__dict__:
             raise NotFittedError("This ActiveLearner has no pool yet; call fit.")
+        return self._journal

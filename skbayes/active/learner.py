@@ -18,7 +18,6 @@ from skbayes.active.checks import (
     resolve_batch,
     resolve_rules,
 )
-from skbayes.active.counts import check_count
 from skbayes.active.delegate import DelegatingMixin
 from skbayes.active.draws import Draws
 from skbayes.active.fitting import Fitting
@@ -27,6 +26,7 @@ from skbayes.active.keeping import KeepingMixin
 from skbayes.active.missing import is_missing
 from skbayes.active.rows import as_rows, n_rows, take
 from skbayes.active.stopping import Rules
+from skbayes.counts import check_count
 from skbayes.validation import check_sample_weight, draw_seed
 
 STOP_ROWS = 1000
@@ -217,7 +217,7 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
             What a fit of the estimator raises. The labels are kept then (and in the store), and
             the fit is tried again when the estimator is next asked for; `undo` takes them back.
         """
-        self._check_fitted()
+        self._state()
         rows, values = check_indices("indices", indices, n_rows(self.X_)), as_labels(y)
         if len(values) != len(rows):
             raise ValueError(f"y has {len(values)} labels, but there are {len(rows)} indices.")
@@ -244,7 +244,7 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
         self : object
             The learner.
         """
-        self._check_fitted()
+        self._state()
         rows = check_indices("indices", indices, n_rows(self.X_))
         if len(rows):
             self._journal.skip(rows)
@@ -263,7 +263,7 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
         ndarray of shape (n,)
             The rows; empty where there is nothing to take back.
         """
-        self._check_fitted()
+        self._state()
         rows, was_label = self._journal.undo()
         if was_label and refit:
             self._refit()
@@ -293,7 +293,7 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
         ValueError
             If a label is not allowed; the others that came with it are taught first.
         """
-        self._check_fitted()
+        self._state()
         check_count("n_per_query", n_per_query)
         left = check_count("budget", budget)
         self._look_at_rules()  # which may have been changed
@@ -344,7 +344,7 @@ class ActiveLearner(MetaEstimatorMixin, KeepingMixin, DelegatingMixin):
         ValueError
             If there is no candidate, or the acquisition function does not go with the estimator.
         """
-        self._check_fitted()
+        self._state()
         n = check_count("n", n)
         self._journal.sync()
         self._bring_up_to_date()

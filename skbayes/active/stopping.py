@@ -9,8 +9,8 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import cohen_kappa_score
 
 from skbayes.active import acquisition, moments
-from skbayes.active.counts import check_count
 from skbayes.active.draws import Draws
+from skbayes.counts import check_own_count
 
 
 class Stopping(BaseEstimator):
@@ -97,7 +97,7 @@ class Budget(Stopping):
 
     def check(self):
         """Check the parameter, see `Stopping.check`."""
-        _count(self, "n_answers")
+        check_own_count(self, "n_answers")
 
     def reason(self, memory, estimator, X, n_answers):
         """See `Stopping.reason`."""
@@ -127,7 +127,7 @@ class Stability(Stopping):
 
     def check(self):
         """Check the parameters, see `Stopping.check`."""
-        _count(self, "n_rounds")
+        check_own_count(self, "n_rounds")
         if not isinstance(self.threshold, int | float) or not 0 < self.threshold <= 1:
             raise ValueError(
                 f"Stability: threshold={self.threshold!r} is not allowed; it must be in (0, 1]."
@@ -201,7 +201,3 @@ def _concordance(a, b) -> float:
     """Lin's concordance correlation."""
     spread = a.var() + b.var() + (a.mean() - b.mean()) ** 2
     return 1.0 if spread == 0 else float(2 * np.mean((a - a.mean()) * (b - b.mean())) / spread)
-
-
-def _count(rule, name: str) -> None:
-    check_count(f"{type(rule).__name__}: {name}", getattr(rule, name))

@@ -243,6 +243,11 @@ def standing_events(path: str) -> list[Event]:
         raise _told(path, error) from None
     finally:
         connection.close()
+    return standing(events)
+
+
+def standing(events: Sequence[Event]) -> list[Event]:
+    """Labels and skips among events that were not taken back."""
     gone = {event.target for event in events if event.kind == "undo"}
     return [event for event in events if event.kind != "undo" and event.uid not in gone]
 

@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from skbayes.active import acquisition, moments
-from skbayes.active.counts import check_count
 from skbayes.active.draws import Draws
 from skbayes.active.rows import REFERENCE, Geometry, n_rows, take
+from skbayes.counts import check_own_count
 
 
 class Kind(NamedTuple):
@@ -129,10 +129,9 @@ class Acquisition(BaseEstimator):
                 f"Acquisition: utility={self.utility!r} is not allowed; it must be a function, or "
                 f"one of {', '.join(map(repr, acquisition.UTILITIES))}."
             )
-        for name, value, low in [("n_draws", self.n_draws, 2), ("n_targets", self.n_targets, 1)]:
-            if name == "n_draws" and value is None:
-                continue
-            check_count(f"Acquisition: {name}", value, low)
+        if self.n_draws is not None:
+            check_own_count(self, "n_draws", 2)
+        check_own_count(self, "n_targets")
         if not isinstance(self.corrected, bool | np.bool_):
             raise ValueError(
                 f"Acquisition: corrected={self.corrected!r} is not allowed; it must be True or "

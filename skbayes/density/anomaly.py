@@ -151,8 +151,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
             If a parameter or the data are not allowed.
         """
         self._check()
-        image = None if self.density is None else self.density.image_shape
-        X = CheckedRows(check_rows(self, X, reset=True, min_rows=3, image_shape=image))
+        X = self._rows(X, reset=True, min_rows=3)
         n = X.shape[0]
         rng = check_random_state(self.random_state)
         order = rng.permutation(n)
@@ -378,9 +377,9 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         self._check()
         return self._scores(self._rows(X))
 
-    def _rows(self, X) -> CheckedRows:
+    def _rows(self, X, reset: bool = False, min_rows: int = 1) -> CheckedRows:
         image = None if self.density is None else self.density.image_shape
-        return CheckedRows(check_rows(self, X, reset=False, image_shape=image))
+        return CheckedRows(check_rows(self, X, reset, min_rows, image))
 
     def decision_function(self, X):
         """`score_samples` less ``offset_``: negative for outliers.

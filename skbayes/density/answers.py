@@ -11,13 +11,13 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skbayes.base import check_count
-from skbayes.density.columns import Columns, parts
+from skbayes.counts import check_count
+from skbayes.density.columns import Columns
 from skbayes.density.importance import chunks, normal_points, weigh
 from skbayes.density.model import VAE, Architecture
 from skbayes.density.objectives import OBJECTIVES
 from skbayes.density.options import number
-from skbayes.density.rows import check_rows
+from skbayes.density.rows import CheckedRows, check_rows, in_parts
 from skbayes.validation import draw_seed
 
 ELBO_POINTS = 64
@@ -332,9 +332,7 @@ class AnswersMixin(TransformerMixin):
         """
         check_is_fitted(self, "_weights")
         X = check_rows(self, X, reset=False)
-        return np.concatenate(
-            [self._columns.constant_violations(X[rows]) for rows in parts(len(X))]
-        )
+        return in_parts(lambda part: self._columns.constant_violations(part[:]), CheckedRows(X))
 
     def _relevance(self, model: VAE, V: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """Mean divergence of each latent variable from its moments under the prior, in nats."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from skbayes.density.columns import count_moments
+from skbayes.density.columns import count_moments, shares
 from skbayes.density.importance import chunks, log_density, normal_points
 from skbayes.density.linear_start import MOST_LINEAR, choose_linear, start_linear, start_rates
 from skbayes.density.model import VAE, Architecture
@@ -213,16 +213,13 @@ def fit_noise(model: VAE, objective: Objective, problem: Problem) -> dict[str, n
         return model.to_numpy()
     total = torch.zeros(n_real, dtype=torch.float64)
     weight = problem.weights_of(problem.split.held_out)
-    share = torch.ones(len(problem.held_out)) if weight is None else torch.as_tensor(weight)
-    share = (share / share.sum()).double()
+    share = torch.as_tensor(shares(weight, len(problem.held_out)), dtype=torch.float64)
     with torch.no_grad():
         for rows in chunks(model, len(share), 1):
             v = problem.held_out[rows]
             residual = v[:, :n_real] - model.decoder(model.encode(v)[0])[:, :n_real]
             total += share[rows] @ residual.double().cpu() ** 2
-        variance = total.mean()[None] if spec.noise == "shared" else total
-        inside = (variance - spec.floor**2).clamp_min(1e-3 * spec.floor**2)
-        model.head.log_noise.copy_(torch.log(inside))
+        model.head.set_noise(total.mean()[None] if spec.noise == "shared" else total)
     return model.to_numpy()
 
 

@@ -309,7 +309,7 @@ def count_moments(V: np.ndarray, layout: Layout, weight: np.ndarray | None = Non
     """Moments of log(1 + count)."""
     start = layout.n_real + layout.n_binary
     counts = np.log1p(V[:, start : start + layout.n_count].astype(np.float64))
-    share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+    share = shares(weight, len(V))
     mean = share @ counts
     scale = np.sqrt(share @ (counts - mean) ** 2)
     return InputMoments(mean, np.where(scale > 0, scale, 1.0))
@@ -328,6 +328,11 @@ def expand(v: Tensor, layout: Layout, count_mean: Tensor, count_scale: Tensor) -
         out.append(torch.nn.functional.one_hot(v[:, at].long(), k).to(v.dtype))
         at += 1
     return torch.cat(out, 1)
+
+
+def shares(weight: np.ndarray | None, n: int) -> np.ndarray:
+    """Weights of n rows that sum to one; None are equal ones."""
+    return np.full(n, 1 / n) if weight is None else weight / weight.sum()
 
 
 def parts(n: int):

@@ -55,6 +55,11 @@ class Head(nn.Module):
         out = self.layout.n_inputs
         return out + self.layout.n_real if self.noise == "per_row" else out
 
+    def set_noise(self, variance: Tensor) -> None:
+        """Set the noise of real columns, (1,) where they share it; outputs may add to its log."""
+        inside = (variance - self.floor**2).clamp_min(1e-3 * self.floor**2)
+        self.log_noise.copy_(torch.log(inside))
+
     def split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
         """Means and log variances of real columns, logits, log means of counts, class logits."""
         lay = self.layout

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils.extmath import randomized_svd
 
+from skbayes.density.columns import shares
 from skbayes.density.model import VAE, Architecture
 
 MOST_LINEAR = 32
@@ -37,7 +38,7 @@ class Covariance:
 
     def __init__(self, V: np.ndarray, weight: np.ndarray | None = None) -> None:
         V = np.asarray(V, dtype=np.float64)
-        share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+        share = shares(weight, len(V))
         self.center = share @ V
         self.rows = np.sqrt(share)[:, None] * (V - self.center)
         self.diagonal = (self.rows**2).sum(0)
@@ -144,9 +145,6 @@ def start_linear(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
     k = W.shape[1]
     precision = 1.0 + (W**2 / psi[:, None]).sum(0)
     encode = (W / psi[:, None]).T / precision[:, None]  # (k, n_real)
-    inside = np.maximum(psi - spec.floor**2, 1e-3 * spec.floor**2)
-    if spec.noise == "shared":
-        inside = inside[:1]
     with torch.no_grad():
         enc, dec = model.encoder.linear, model.decoder.linear
         assert enc is not None and dec is not None
@@ -157,7 +155,7 @@ def start_linear(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
         enc.bias[:k] = torch.as_tensor(-encode @ center)
         enc.bias[n_latent : n_latent + k] = torch.as_tensor(-np.log(precision))
         dec.weight[:n_real, :k] = torch.as_tensor(W)
-        model.head.log_noise.copy_(torch.as_tensor(np.log(inside)))
+        model.head.set_noise(torch.as_tensor(psi[:1] if spec.noise == "shared" else psi))
         dec.bias[:n_real] = torch.as_tensor(center)
 
 
@@ -167,7 +165,7 @@ def start_rates(model: VAE, V: np.ndarray, weight: np.ndarray | None) -> None:
     path = model.decoder
     bias: Any = path.deep.layers[-1].bias if path.linear is None else path.linear.bias
     at = out = layout.n_real
-    share = np.full(len(V), 1 / len(V)) if weight is None else weight / weight.sum()
+    share = shares(weight, len(V))
     means = share @ V[:, : at + layout.n_binary + layout.n_count]
     if path.linear is None and model.spec.image_shape is not None:
         # pixels are all of one kind; the last convolution has one bias for each map

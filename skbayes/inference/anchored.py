@@ -116,7 +116,7 @@ class Anchored(Method):
 
     def _fit(self, target, theta, streams, part, warm, on_step, text="fit"):
         """Climb with a part (1 / part) of the epochs."""
-        steps, max_epochs = 1500 // (WARM if warm else 1), self.max_epochs
+        faster, max_epochs = WARM if warm else 1, self.max_epochs
         return climb(
             target,
             theta,
@@ -125,10 +125,10 @@ class Anchored(Method):
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             max_epochs=None if max_epochs is None else -(-max_epochs // part),
-            steps=steps // part,
+            steps=1500 // faster // part,
             tol=1e-7,
             gain=0.05,
-            polish=100 // (WARM if warm else 1) if max_epochs is None else None,
+            polish=100 // faster if max_epochs is None else None,
             on_step=on_step,
             text=text,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skbayes.inference.checkpoint import SAVE_EVERY, UNREADABLE, read, write
+from skbayes.inference.checkpoint import SAVE_EVERY, UNREADABLE, ignored, read, write
 
 
 class AscentStore:
@@ -49,8 +49,7 @@ class AscentStore:
             record, arrays = read(self.path, self.fingerprint)
             return record["numbers"], arrays
         except UNREADABLE as error:
-            reason = str(error) or type(error).__name__
-            self.problems.append(f"The checkpoint file {self.path} is ignored: {reason}.")
+            self.problems.append(ignored(self.path, error))
             return None
 
     def due(self) -> bool:

@@ -120,10 +120,9 @@ class GroupStore:
                 part = self._read(path)
                 if part.state["iteration"] == end:
                     return part
-                reason = "it does not end where its name says"
+                raise ValueError("it does not end where its name says")
             except UNREADABLE as error:
-                reason = str(error) or type(error).__name__
-            self.problems.append(f"The checkpoint file {path} is ignored: {reason}.")
+                self.problems.append(ignored(path, error))
         return None
 
     def _read(self, path: Path) -> Past:
@@ -154,6 +153,11 @@ class GroupStore:
         write(path, self.fingerprint, {"state": state}, arrays)
         self._saved, self._kept = done, past.draws.shape[1]
         self._last = time.monotonic()
+
+
+def ignored(path: Path, error: Exception) -> str:
+    """What to tell of a file that could not be read."""
+    return f"The checkpoint file {path} is ignored: {str(error) or type(error).__name__}."
 
 
 def read(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

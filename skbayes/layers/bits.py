@@ -20,9 +20,10 @@ bits for the size, which all layers share (none if no weight exceeds one half).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 
 import numpy as np
+
+from skbayes.counts import check_count
 
 MOST_BITS = 23
 """Bits after the point of a float32."""
@@ -79,6 +80,8 @@ def bit_precision(
     Examples
     --------
     >>> import numpy as np
+
+    from skbayes.counts import check_count
     >>> mean, mask = {"w": np.array([0.9, 0.0])}, {"w": np.array([True, False])}
     >>> bit_precision(mean, {"w": np.array([2.0**-6, 1e-9])}, mask)  # 2 v = 2**-5 < u(1) .. u(4)
     {'w': 6}
@@ -158,6 +161,8 @@ def compression_ratio(
     Examples
     --------
     >>> import numpy as np
+
+    from skbayes.counts import check_count
     >>> mask = {"w": np.array([1, 0, 0, 0, 0, 1, 0, 0], dtype=bool)}
     >>> compression_ratio(mask)  # 8 entries, 2 kept
     4.0
@@ -166,8 +171,8 @@ def compression_ratio(
     >>> compression_ratio(mask, {"w": 8}, index_bits=2)  # distances 1 and 5: one zero between
     8.533333333333333
     """
-    _check_bits("index_bits", index_bits, 0)
-    _check_bits("full_bits", full_bits, 1)
+    check_count("index_bits", index_bits, 0)
+    check_count("full_bits", full_bits)
     bits = {} if bits is None else bits
     whole = kept = 0
     for name, mask in masks.items():
@@ -175,13 +180,6 @@ def compression_ratio(
         stored = int(np.sum(mask)) + (_fillers(mask, index_bits) if index_bits else 0)
         kept += stored * (bits.get(name, full_bits) + index_bits)
     return whole / kept if kept else float("inf")
-
-
-def _check_bits(name: str, value, least: int) -> None:
-    """Raise unless a number of bits is one."""
-    good = isinstance(value, Integral) and not isinstance(value, bool)
-    if not good or value < least:
-        raise ValueError(f"{name}={value!r} is not allowed; it must be an integer >= {least}.")
 
 
 def _fillers(mask: np.ndarray, index_bits: int) -> int:
