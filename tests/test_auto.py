@@ -78,11 +78,12 @@ def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
     y = X[:, 0] > 0 if labels else X[:, 0]
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
     estimator((65,), random_state=0).fit(X, y)
-    long = Anchored(n_members=8, learning_rate=0.03, batch_size=1024, max_epochs=epochs)
-    assert repr(chosen[0]) == repr(Anchored() if epochs is None else long)
+    own = {"bootstrap": False} if labels else {}
+    long = Anchored(8, learning_rate=0.03, batch_size=1024, max_epochs=epochs, **own)
+    assert repr(chosen[0]) == repr(Anchored(**own) if epochs is None else long)
     monkeypatch.setattr("skbayes.inference.auto.MOST_PARAMS", 100)
     estimator((65,), random_state=0).fit(X, y)
-    assert repr(chosen[1]) == "Anchored()"
+    assert repr(chosen[1]) == repr(Anchored(**own))
 
 
 def test_a_default_fit_and_what_it_says():

@@ -44,21 +44,26 @@ class EnsembleFilter(Method):
     ``update="gradient"``, to
 
     .. math:: \theta_i' = \arg\max_\theta \log p(D + \epsilon_i \mid \theta)
-              - \tfrac12 \sum_j \frac{(\theta_j - \tilde\theta_{ij})^2}{\tilde v_j}
+              - \tfrac12 \sum_j \rho_j (\theta_j - \tilde\theta_{ij})^2
               - \tfrac12 \sum_j \frac{(\sqrt{w_j} \theta_j - a_{ij})^2}{s_j^2}
 
-    from :math:`\tilde\theta_i` on, with :math:`\tilde v` the inflated variance of each weight and
-    :math:`\epsilon_i` the noise of `Anchored` on the data; learned noise is drawn anew for every
-    member, given all rows that are remembered, and then stays. No weight sees another's covariance:
-    this is localization in full. With ``update="kalman"`` all members are moved at once by the
-    ensemble's covariances, see `skbayes.inference.ensemble_kalman`.
+    from :math:`\tilde\theta_i` on, with :math:`\epsilon_i` the noise of `Anchored` on the data;
+    learned noise is drawn anew for every member, given all rows that are remembered, and then
+    stays. No weight sees another's covariance: this is localization in full. With
+    ``update="kalman"`` all members are moved at once by the ensemble's covariances, see
+    `skbayes.inference.ensemble_kalman`.
 
     Inflation forgets a part of what was known, and the rows seen before and the prior make up for
-    it. Multiplied by :math:`\lambda`, a covariance keeps :math:`1 / \lambda` of the information;
-    old rows and the prior then weigh :math:`w = 1 - 1 / \lambda`, so that on a linear model nothing
-    is counted twice or lost. With additive inflation old rows weigh 1, as in the paper, and the
-    prior :math:`w_j = q s_j^2 / \tilde v_j`, which keeps weights that the data say nothing of
-    from walking away at random, as they do in the paper.
+    it. Let :math:`\tilde v` be the inflated variance of a weight. Multiplied by :math:`\lambda`, a
+    covariance keeps :math:`1 / \lambda` of the information: :math:`\rho = 1 / \tilde v`, and old
+    rows and the prior weigh :math:`w = 1 - 1 / \lambda`, so that on a linear model nothing is
+    counted twice or lost. With additive inflation old rows weigh 1, as in the paper. So does the
+    prior, around each member's own sample from it, and members are held by what inflation left of
+    the data alone, :math:`\rho_j = \max(1 / \tilde v_j - 1 / s_j^2, 0)`: where nothing new comes,
+    their means stay those of a fit anew to all rows. If the pull were all of :math:`1 / \tilde v`,
+    the prior's centre would follow the members from update to update, and old rows count again
+    each time. The Kalman update cannot part them: it takes in the members as they are, and the
+    share :math:`q s_j^2 / \tilde v_j` of the prior, so with additive inflation it grows too sure.
 
     Where practice departs from the paper: its members have neither a prior nor noise on the data,
     and were found overconfident; its noise has the same variance for all weights, here q is in
@@ -73,7 +78,7 @@ class EnsembleFilter(Method):
         How members are moved on.
     inflation : {"additive", "multiplicative"}, default="additive"
         See above.
-    inflation_scale : float, default=0.1
+    inflation_scale : float, default=0.03
         q, or lambda (at least 1; 1 is none).
     taper : float, default=0.5
         Of ``"kalman"`` (without effect on ``"gradient"``): factor on the covariances of weights and
@@ -109,7 +114,7 @@ class EnsembleFilter(Method):
         n_members=10,
         update="gradient",
         inflation="additive",
-        inflation_scale=0.1,
+        inflation_scale=0.03,
         taper=0.5,
         n_replay=None,
         learning_rate=0.01,
@@ -260,19 +265,26 @@ class _Update(EnsembleFilter):
                 log_posterior, members, streams, self.taper, self.n_kalman_steps, on_step
             )
             return points(theta, log_posterior)
-        target = _Moved(self._perturbed(log_posterior, theta, streams), members)
+        target = self._perturbed(log_posterior, theta, streams)
+        target = _Moved(target, members, self.inflation == "additive")
         return self._train(log_posterior, target, theta.clone(), streams, on_step)
 
 
 class _Moved:
-    """The perturbed log likelihood, with inflated members and a part of the prior around it."""
+    """The perturbed log likelihood, with inflated members and a part of the prior around it.
 
-    def __init__(self, target, members: Inflated) -> None:
+    With ``prior_stays`` that part is all of it, and the members hold what is beyond it.
+    """
+
+    def __init__(self, target, members: Inflated, prior_stays: bool) -> None:
         self.target, self.n, self.total_weight = target, target.n, target.total_weight
+        held, root = members.precision, members.root_share
+        if prior_stays:
+            held, root = (held - members.prior_precision).clamp_min(0.0), torch.sign(root)
         # the members' and the prior's squares in one, about their common centre
-        share = members.root_share * members.prior_precision
-        self.precision = members.precision + members.root_share * share
-        pull = members.precision * members.theta + share * target.anchor
+        share = root * members.prior_precision
+        self.precision = held + root * share
+        pull = held * members.theta + share * target.anchor
         self.centre = pull / self.precision.clamp_min(torch.finfo(pull.dtype).tiny)
         # the target's own prior is taken off, or, where nothing else needs it, never put on
         self.has_prior = target.prior.n_hyper > 0

@@ -348,7 +348,9 @@ class LogPosterior(Density):
         """
         return gauss_newton(self, theta, hessian, last_layer)
 
-    def perturbed(self, streams, noise_std: Tensor | None = None) -> LogPosterior:
+    def perturbed(
+        self, streams, noise_std: Tensor | None = None, bootstrap: bool = True
+    ) -> LogPosterior:
         r"""The anchored copy: every chain with its own noisy data, around its own prior draw.
 
         With normal noise of known deviation, y becomes y + noise, so that on a model that is
@@ -365,6 +367,8 @@ class LogPosterior(Density):
         noise_std : Tensor of shape (n_chains, n_outputs) or None
             Standard deviation of the noise where it is learned; the likelihood's parameters are
             then held fixed.
+        bootstrap : bool, default=True
+            Whether rows get exponential weights where the noise is not of this kind.
 
         Returns
         -------
@@ -387,7 +391,7 @@ class LogPosterior(Density):
                 w = self.weight[:, None, :]
                 noise = torch.where(w > 0, noise * torch.rsqrt(w.clamp_min(1e-30)), 0.0)
             out.y = self.y + noise
-        else:
+        elif bootstrap:
             weight = streams.exponential(self.n, **kw)
             if self.weight is not None:
                 # a row of weight w is w rows in one: the sum of w exponentials
