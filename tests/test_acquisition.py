@@ -4,11 +4,19 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import entr, log_softmax
 
 from skbayes.active import acquisition as acq
 from skbayes.active import moments as reg
-from skbayes.active.batch import BatchBALD, LogDet, Power, Top, joint_information, top
+from skbayes.active.batch import (
+    BatchBALD,
+    LogDet,
+    Power,
+    Top,
+    _least_power,
+    joint_information,
+    top,
+)
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 
@@ -287,6 +295,22 @@ def test_power_draws_in_proportion():
     assert sharp.tolist() == [3, 2]
 
 
+def test_power_of_middling_utilities():
+    """Among many rows of like utility few count; among a few, or far apart, the power is one."""
+    s = 0.5 + 0.5 * np.random.default_rng(0).random(5000)
+    beta = _least_power(np.log(s), 20.0)
+    p = (s / s.max()) ** beta
+    np.testing.assert_allclose(np.exp(entr(p / p.sum()).sum()), 20.0, rtol=0.01)
+    assert beta > 50
+    got = np.concatenate([Power().select(s, 5, np.random.default_rng(i)) for i in range(200)])
+    assert np.median(s[got]) > np.quantile(s, 0.99)  # one of chance has a median of 0.75
+    assert len(set(got.tolist())) > 10
+    assert _least_power(np.log(s), 5000.0) == 1.0
+    assert _least_power(-0.5 * np.arange(5000.0), 20.0) == 1.0
+    equal = np.zeros(100)  # which no power tells apart
+    assert len(set(Power().select(np.exp(equal), 5, np.random.default_rng(0)).tolist())) == 5
+
+
 def test_ties_are_broken_by_the_seed():
     u = np.array([1.0, 3.0, 3.0, 3.0, 0.0])
     firsts = {int(top(u, 1, np.random.default_rng(i))[0]) for i in range(30)}
@@ -303,7 +327,7 @@ def test_batches_refuse_the_wrong_task():
         BatchBALD().select(u, 2, np.random.default_rng(0), some_moments(n=3))
     with pytest.raises(ValueError, match="batch_bald"):
         LogDet().select(u, 2, np.random.default_rng(0), log_probs(n=3))
-    with pytest.raises(ValueError, match=r"beta=-1.*number over 0"):
+    with pytest.raises(ValueError, match=r"beta=-1.*'auto' or a number over 0"):
         Power(-1).check()
     with pytest.raises(ValueError, match=r"n_configurations=0.*integer >= 1"):
         BatchBALD(0).check()

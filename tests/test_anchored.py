@@ -41,7 +41,7 @@ def test_members_are_modes_of_their_own_targets(dtype):
         def __call__(self, theta):
             return target(theta)
 
-        def perturbed(self, streams, noise_std=None):
+        def perturbed(self, streams, noise_std=None, bootstrap=True):
             return perturbed
 
     theta0 = target.initial(Streams(4, 6))
@@ -99,6 +99,18 @@ def test_integer_weights_are_repeated_rows():
     deviation = np.sqrt(np.diag(cov))
     assert np.all(np.abs(members.mean(0) - mean) < 4 * deviation / np.sqrt(1000))
     np.testing.assert_allclose(members.std(0), deviation, rtol=4 * np.sqrt(0.5 / 1000))
+
+
+def test_rows_without_weights_of_their_own():
+    """With bootstrap=False members differ by their draws from the prior alone."""
+    target = network_model(classify=True)
+    with_weights, without = (target.perturbed(Streams(1, 3), None, b) for b in (True, False))
+    assert without.weight is None and with_weights.weight is not None
+    assert torch.equal(without.anchor, with_weights.anchor)
+    posterior = Anchored(3, max_epochs=300, bootstrap=False).run(target, None, Streams(1, 3))
+    assert posterior.independent and np.ptp(posterior.flat, 0).max() > 0.1
+    with pytest.raises(ValueError, match=r"bootstrap=2 is not allowed"):
+        Anchored(bootstrap=2).check()
 
 
 @pytest.mark.parametrize("noise", [0.3, "learned", "heteroscedastic"])

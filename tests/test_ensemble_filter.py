@@ -73,6 +73,25 @@ def test_gradient_updates_are_exact_where_the_weights_are_independent(scale):
     check_gaussian(reg.posterior_.flat, cov @ design.T @ y / 0.49, cov)
 
 
+@pytest.mark.parametrize("scale", [0.03, 1.0])
+def test_additive_inflation_counts_no_row_twice(scale):
+    """Updates by rows that say nothing of the slopes leave these as they are."""
+    model = linear_model(n=10, d=3, noise=2.0)
+    X = model.X - model.X.mean(0)
+    y = model.y[:, 0] - model.y.mean()
+    method = EnsembleFilter(200, inflation_scale=scale)
+    reg = linear(method, noise=2.0).partial_fit(X, y)
+    for _ in range(15):
+        reg.partial_fit(np.zeros((1, 3)), np.zeros(1))
+    slopes = reg.posterior_.flat[:, :3]
+    exact = np.linalg.solve(X.T @ X + 4.0 * np.eye(3), X.T @ y)
+    least_squares = np.linalg.solve(X.T @ X, X.T @ y)
+    # members are independent; their own spread tells the error of their mean
+    error = slopes.std(0, ddof=1) / len(slopes) ** 0.5
+    assert (np.abs(slopes.mean(0) - exact) < 5 * error).all()
+    assert (np.abs(least_squares - exact) > 8 * error).any()  # where counting twice leads
+
+
 def some_members(prior, n_members=1000, seed=0):
     rng = np.random.default_rng(seed)
     target = linear_model(prior=prior).log_posterior

@@ -8,6 +8,7 @@ and one-hot columns; the default ``BayesianMLPClassifier()`` beside the MAP netw
 (``method="map"``) with the same prior, by the paired difference of their log losses.
 
     python examples/benchmarks/calibration.py [--quick] [--tasks 20] [--out calibration.jsonl]
+        [--part regression]
 
 A run that is stopped goes on where it was when it is started again with the same ``--out``.
 """
@@ -130,11 +131,15 @@ def main() -> None:
         __doc__,
         ("--tasks", {"type": int, "default": 20, "help": "simulated tasks per row of the table"}),
         ("--out", {"type": Path, "default": None, "help": "file of finished fits, to resume"}),
+        ("--part", {"choices": ("regression", "classification"), "help": "one alone"}),
     )
     sizes = (20, 50) if args.quick else (20, 50, 200, 2000)
     n_tasks = 5 if args.quick else args.tasks
     seeds = range(1 if args.quick else 3)
     names = ("1 % positives", "TF-IDF", "one-hot")
+    if args.part is not None:
+        sizes = sizes if args.part == "regression" else ()
+        names = names if args.part == "classification" else ()
     done = {}
     if args.out is not None and args.out.exists():
         done = {r["key"]: r for r in map(json.loads, args.out.read_text().splitlines())}
@@ -173,7 +178,8 @@ def main() -> None:
             }
             rows.append(row)
             figures[f"coverage_{n}_{noise}"] = round(row["coverage"], 4)
-    table(rows)
+    if rows:
+        table(rows)
     rows = []
     for name in names:
         own = [done[f"{name}-{s}"] for s in seeds]
@@ -189,7 +195,8 @@ def main() -> None:
         rows.append(row)
         figures[f"log_loss_minus_map_{name}"] = round(row["difference"], 5)
     print()
-    table(rows, digits=4)
+    if rows:
+        table(rows, digits=4)
     finish("calibration", figures)
 
 

@@ -31,7 +31,7 @@ from _common import finish, load, mean_and_error, parse, rounded, table
 from skbayes import VAEDensityEstimator
 
 FEW_POINTS, N_FEW, N_FIRST = 64, 5000, 500
-RATE, RATE_END, EPOCHS_A_CALL = 4e-3, 1e-4, 5
+RATE, RATE_END, EPOCHS_A_CALL = 2e-3, 1e-4, 5
 
 
 def draw(grey: np.ndarray, *seed: int) -> np.ndarray:

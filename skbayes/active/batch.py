@@ -54,23 +54,56 @@ class Power(Batch):
     Kirsch, Farquhar, Atighehchian, Jesson, Branchaud-Charron and Gal (2021). Utilities change
     once the first answers are in; chance keeps a batch from being all of one kind, at no cost.
 
+    The paper takes beta = 1 for information, which is near zero for most rows. The margin of a big
+    pool is not: thousands of middling rows then outweigh the best ones, and the choice is nearly
+    one at random. Hence "auto", the least beta, not below 1, at which the probabilities are those
+    of no more than four times n equal rows, by the exponential of their entropy.
+
     Parameters
     ----------
-    beta : float, default=1.0
+    beta : float or "auto", default="auto"
         Power; large values come near to `Top`.
     """
 
-    def __init__(self, beta=1.0):
+    def __init__(self, beta="auto"):
         self.beta = beta
 
     def check(self):
         """Check the parameter, see `Batch.check`."""
-        _positive(self, "beta")
+        value = self.beta
+        if isinstance(value, str) and value == "auto":
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
+            raise ValueError(
+                f"Power: beta={value!r} is not allowed; it must be 'auto' or a number over 0."
+            )
 
     def select(self, utilities, n, rng, draws=None):
         """Choose, see `Batch.select`."""
         logs = np.log(np.maximum(utilities, 1e-300))
-        return top(logs + rng.gumbel(size=len(logs)) / self.beta, n, rng)
+        beta = _least_power(logs, 4.0 * n) if isinstance(self.beta, str) else self.beta
+        return top(logs + rng.gumbel(size=len(logs)) / beta, n, rng)
+
+
+def _least_power(logs: np.ndarray, n_equal: float) -> float:
+    """The least power from 1 on that leaves at most so many rows in effect, to a thousandth."""
+    logs = logs - logs.max()
+
+    def n_effective(beta: float) -> float:
+        p = np.exp(beta * logs)
+        return float(np.exp(entr(p / p.sum()).sum()))
+
+    low, high = 1.0, HIGHEST_POWER
+    if n_effective(low) <= n_equal:
+        return low
+    while high > 1.001 * low:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if n_effective(middle) > n_equal else (low, middle)
+    return high
+
+
+HIGHEST_POWER = 1e6
+"""Beyond which rows differ by rounding only."""
 
 
 class BatchBALD(Batch):
@@ -268,11 +301,3 @@ def _joint_entropies(configurations, log_q, proba) -> np.ndarray:
         value = weight @ (entr(r) - shift)
         out[start : start + size] = value.reshape(-1, n_classes).sum(1)
     return out
-
-
-def _positive(batch, name: str) -> None:
-    value = getattr(batch, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
-        raise ValueError(
-            f"{type(batch).__name__}: {name}={value!r} is not allowed; it must be a number over 0."
-        )

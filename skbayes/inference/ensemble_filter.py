@@ -62,8 +62,10 @@ class EnsembleFilter(Method):
     the data alone, :math:`\rho_j = \max(1 / \tilde v_j - 1 / s_j^2, 0)`: where nothing new comes,
     their means stay those of a fit anew to all rows. If the pull were all of :math:`1 / \tilde v`,
     the prior's centre would follow the members from update to update, and old rows count again
-    each time. The Kalman update cannot part them: it takes in the members as they are, and the
-    share :math:`q s_j^2 / \tilde v_j` of the prior, so with additive inflation it grows too sure.
+    each time. The price is inertia: on weights that the data tell well, members follow new rows
+    as if :math:`(1 / q - 1) / s_j^2` more were known at most. The Kalman update cannot part them:
+    it takes in the members as they are, and the share :math:`q s_j^2 / \tilde v_j` of the prior,
+    so with additive inflation it grows too sure.
 
     Where practice departs from the paper: its members have neither a prior nor noise on the data,
     and were found overconfident; its noise has the same variance for all weights, here q is in
