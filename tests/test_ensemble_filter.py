@@ -238,7 +238,7 @@ def test_old_rows_are_sampled_and_weighted(curve, monkeypatch):
     assert len(reg._reservoir.y) == 40 and reg._reservoir.n_seen == 60
 
 
-@pytest.mark.parametrize("noise", ["learned", "heteroscedastic", 0.3])
+@pytest.mark.parametrize("noise", ["learned", "heteroscedastic", 0.5])
 def test_noise(curve, noise):
     X, y = curve
     method = EnsembleFilter(4, max_epochs=60, learning_rate=0.05)
