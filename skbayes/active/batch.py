@@ -57,7 +57,7 @@ class Power(Batch):
     The paper takes beta = 1 for information, which is near zero for most rows. The margin of a big
     pool is not: thousands of middling rows then outweigh the best ones, and the choice is nearly
     one at random. Hence "auto", the least beta, not below 1, at which the probabilities are those
-    of no more than four times n equal rows, by the exponential of their entropy.
+    of no more than 16 n equal rows, by the exponential of their entropy.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Power(Batch):
     def select(self, utilities, n, rng, draws=None):
         """Choose, see `Batch.select`."""
         logs = np.log(np.maximum(utilities, 1e-300))
-        beta = _least_power(logs, 4.0 * n) if isinstance(self.beta, str) else self.beta
+        beta = _least_power(logs, N_EQUAL * n) if isinstance(self.beta, str) else self.beta
         return top(logs + rng.gumbel(size=len(logs)) / beta, n, rng)
 
 
@@ -101,6 +101,9 @@ def _least_power(logs: np.ndarray, n_equal: float) -> float:
         low, high = (middle, high) if n_effective(middle) > n_equal else (low, middle)
     return high
 
+
+N_EQUAL = 16.0
+"""Rows that count in effect, for each row of a batch, at most."""
 
 HIGHEST_POWER = 1e6
 """Beyond which rows differ by rounding only."""
