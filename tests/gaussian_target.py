@@ -73,7 +73,7 @@ class GaussianTarget:
 
     minibatch = rows
 
-    def perturbed(self, streams, noise_std=None):
+    def perturbed(self, streams, noise_std=None, bootstrap=True):
         """Every chain's own draw as its mode: what perturbed data and anchors amount to."""
         out = copy.copy(self)
         out._mean = self._mean + self._spread(streams)
