@@ -42,18 +42,15 @@ class Problem:
 
     def rows(self, i: np.ndarray) -> Tensor:
         """Values of training rows."""
-        return self._take(self.split.index(i))
-
-    def _take(self, index: np.ndarray) -> Tensor:
-        if self._all is None:
-            return self.tensor(index)
-        if self._resident is None:
-            self._resident = torch.as_tensor(self._all, dtype=self.dtype, device=self.device)
-        return self._resident[torch.as_tensor(index, device=self.device)]
+        return self.any_rows(self.split.index(i))
 
     def any_rows(self, i: np.ndarray) -> Tensor:
         """Values of rows, held out or not."""
-        return self._take(i)
+        if self._all is None:
+            return self.tensor(i)
+        if self._resident is None:
+            self._resident = torch.as_tensor(self._all, dtype=self.dtype, device=self.device)
+        return self._resident[torch.as_tensor(i, device=self.device)]
 
     def weights_of(self, index: np.ndarray) -> np.ndarray | None:
         """Weights of rows of X."""

@@ -73,10 +73,8 @@ def choose(log_posterior) -> Method:
 def _anchored(log_posterior) -> Anchored:
     """An anchored ensemble with the members and epochs that suit the rows."""
     n = log_posterior.n
-    own = {}
-    if not (isinstance(log_posterior.likelihood, Normal) or log_posterior.network.is_linear):
-        own["bootstrap"] = False
+    bootstrap = isinstance(log_posterior.likelihood, Normal) or log_posterior.network.is_linear
     if n <= MANY_ROWS or log_posterior.n_params > MOST_PARAMS:
-        return Anchored(**own)
+        return Anchored(bootstrap=bootstrap)
     epochs = max(20, math.ceil(LONG_STEPS * BATCH / n))
-    return Anchored(8, learning_rate=0.03, batch_size=BATCH, max_epochs=epochs, **own)
+    return Anchored(8, learning_rate=0.03, batch_size=BATCH, max_epochs=epochs, bootstrap=bootstrap)

@@ -80,8 +80,6 @@ def bit_precision(
     Examples
     --------
     >>> import numpy as np
-
-    from skbayes.counts import check_count
     >>> mean, mask = {"w": np.array([0.9, 0.0])}, {"w": np.array([True, False])}
     >>> bit_precision(mean, {"w": np.array([2.0**-6, 1e-9])}, mask)  # 2 v = 2**-5 < u(1) .. u(4)
     {'w': 6}
@@ -161,8 +159,6 @@ def compression_ratio(
     Examples
     --------
     >>> import numpy as np
-
-    from skbayes.counts import check_count
     >>> mask = {"w": np.array([1, 0, 0, 0, 0, 1, 0, 0], dtype=bool)}
     >>> compression_ratio(mask)  # 8 entries, 2 kept
     4.0
