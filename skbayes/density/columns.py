@@ -10,6 +10,9 @@ from torch import Tensor
 
 PART_ROWS = 1 << 16
 
+CACHED_ROWS = 256
+"""Rows that are transformed at a time, so that what is computed on the way stays in the cache."""
+
 FINE = 1e-3
 """Distance of grid points, in standard deviations, from which a column counts as continuous."""
 
@@ -193,8 +196,13 @@ class Columns:
 
     def transform(self, X, dtype=np.float64) -> np.ndarray:
         """Values that the model takes, (n, n_columns)."""
-        X = np.asarray(X, dtype=np.float64)
         out = np.empty((len(X), self.layout.n_columns), dtype=dtype)
+        for rows in parts(len(X), CACHED_ROWS):
+            self._transform(np.asarray(X[rows], dtype=np.float64), out[rows])
+        return out
+
+    def _transform(self, X: np.ndarray, out: np.ndarray) -> None:
+        """Write the values of a few rows."""
         n_real = len(self.real)
         out[:, :n_real] = (X[:, self.real] - self.mean) / self.scale
         at = n_real
@@ -210,7 +218,6 @@ class Columns:
         for j in categorical:
             out[:, at] = self._code(X[:, j], self.categories[j], j)
             at += 1
-        return out
 
     def _binary_codes(self, part: np.ndarray, columns: list[int]) -> np.ndarray:
         """Which entries have the larger value of their column; all columns at once."""
@@ -320,14 +327,17 @@ def expand(v: Tensor, layout: Layout, count_mean: Tensor, count_scale: Tensor) -
     n_real, n_binary = layout.n_real, layout.n_binary
     if n_real == layout.n_columns:
         return v
-    out = [v[:, :n_real], 2.0 * v[:, n_real : n_real + n_binary] - 1.0]
+    out = [v[:, :n_real]] if n_real else []
     at = n_real + n_binary
-    out.append((torch.log1p(v[:, at : at + layout.n_count]) - count_mean) / count_scale)
+    if n_binary:
+        out.append(2.0 * v[:, n_real:at] - 1.0)
+    if layout.n_count:
+        out.append((torch.log1p(v[:, at : at + layout.n_count]) - count_mean) / count_scale)
     at += layout.n_count
     for k in layout.n_categories:
         out.append(torch.nn.functional.one_hot(v[:, at].long(), k).to(v.dtype))
         at += 1
-    return torch.cat(out, 1)
+    return out[0] if len(out) == 1 else torch.cat(out, 1)
 
 
 def shares(weight: np.ndarray | None, n: int) -> np.ndarray:
@@ -335,7 +345,8 @@ def shares(weight: np.ndarray | None, n: int) -> np.ndarray:
     return np.full(n, 1 / n) if weight is None else weight / weight.sum()
 
 
-def parts(n: int):
+def parts(n: int, size: int | None = None):
     """Slices that cover n rows, so that temporaries stay small."""
-    for start in range(0, n, PART_ROWS):
-        yield slice(start, min(start + PART_ROWS, n))
+    size = size or PART_ROWS
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))

@@ -90,15 +90,14 @@ class Head(nn.Module):
         normal = -0.5 * (LOG_2PI + part + difference * difference * torch.exp(-part))
         if n_normal == lay.n_columns:
             return normal
-        terms = [normal]
+        terms = [normal] if n_normal else []
         if lay.n_integer:
             deviation = torch.exp(0.5 * log_var[..., n_normal:])
             difference = (v[..., n_normal:n_real] - mean[..., n_normal:]) / deviation
             terms.append(_log_interval(difference.abs(), self.half_pitch / deviation))
         at = n_real + lay.n_binary
         if lay.n_binary:
-            sign = 2.0 * v[..., n_real:at] - 1.0
-            terms.append(nn.functional.logsigmoid(sign * logits))
+            terms.append(v[..., n_real:at] * logits - nn.functional.softplus(logits))
         if lay.n_count:
             terms.append(self._negative_binomial(v[..., at : at + lay.n_count], log_rate))
             at += lay.n_count
@@ -107,7 +106,7 @@ class Head(nn.Module):
             log_p = torch.log_softmax(scores, -1)
             terms.append(log_p.gather(-1, code.expand(*log_p.shape[:-1], 1)))
             at += 1
-        return torch.cat(terms, -1)
+        return terms[0] if len(terms) == 1 else torch.cat(terms, -1)
 
     def log_power_integral(self, out: Tensor, b: float) -> Tensor:
         r"""Log of the integral of the likelihood's power 1 + b over all rows, (...,).
