@@ -311,6 +311,21 @@ def test_power_of_middling_utilities():
     assert len(set(Power().select(np.exp(equal), 5, np.random.default_rng(0)).tolist())) == 5
 
 
+def test_power_explores_while_labels_are_few():
+    s = 0.5 + 0.5 * np.random.default_rng(0).random(5000)
+
+    def median(batch, n_labelled):
+        got = [batch.select(s, 5, np.random.default_rng(i), None, n_labelled) for i in range(200)]
+        return np.median(s[np.concatenate(got)])
+
+    assert median(Power(), 49) < np.quantile(s, 0.7)
+    assert median(Power(), 50) > np.quantile(s, 0.97)
+    assert median(Power(n_explore=0), 0) > np.quantile(s, 0.97)
+    assert median(Power(200.0), 0) > np.quantile(s, 0.97)
+    with pytest.raises(ValueError, match="Power: n_explore=-1 is not allowed"):
+        Power(n_explore=-1).check()
+
+
 def test_ties_are_broken_by_the_seed():
     u = np.array([1.0, 3.0, 3.0, 3.0, 0.0])
     firsts = {int(top(u, 1, np.random.default_rng(i))[0]) for i in range(30)}

@@ -6,7 +6,7 @@ import numpy as np
 
 from skbayes.active.batch import Batch, top
 from skbayes.active.draws import Draws
-from skbayes.active.rows import take
+from skbayes.active.rows import n_rows, take
 from skbayes.active.utility import Acquisition
 
 
@@ -62,8 +62,9 @@ def choose(
         )
     if n == 1:
         return top(utilities, n, rng), utilities
+    known = n_rows(labelled)
     if not batch.needs_draws:
-        return batch.select(utilities, n, rng), utilities
+        return batch.select(utilities, n, rng, n_labelled=known), utilities
     if not draws.several:
         raise ValueError(
             f"batch={batch!r} needs draws, but {type(draws.final).__name__} has neither "
@@ -71,4 +72,4 @@ def choose(
         )
     some = top(utilities, max(n, min(batch.n_candidates, len(rows))), rng)
     found = draws(take(pool, rows[some]))
-    return some[batch.select(utilities[some], n, rng, found)], utilities
+    return some[batch.select(utilities[some], n, rng, found, known)], utilities

@@ -20,7 +20,9 @@ class Batch(BaseEstimator):
     def check(self) -> None:
         """Raise a ValueError that names the parameter, its value and what is allowed."""
 
-    def select(self, utilities, n: int, rng: np.random.Generator, draws=None) -> np.ndarray:
+    def select(
+        self, utilities, n: int, rng: np.random.Generator, draws=None, n_labelled=None
+    ) -> np.ndarray:
         """Positions of n different candidates, best first.
 
         Parameters
@@ -33,6 +35,8 @@ class Batch(BaseEstimator):
             For ties and chance.
         draws : ndarray or Moments, optional
             Draws at the candidates, where ``needs_draws``.
+        n_labelled : int, optional
+            Rows that have labels already; None: enough of them.
         """
         raise NotImplementedError("abstract")
 
@@ -40,7 +44,7 @@ class Batch(BaseEstimator):
 class Top(Batch):
     """The n rows of largest utility. They may all say the same."""
 
-    def select(self, utilities, n, rng, draws=None):
+    def select(self, utilities, n, rng, draws=None, n_labelled=None):
         """Choose, see `Batch.select`."""
         return top(utilities, n, rng)
 
@@ -57,19 +61,25 @@ class Power(Batch):
     The paper takes beta = 1 for information, which is near zero for most rows. The margin of a big
     pool is not: thousands of middling rows then outweigh the best ones, and the choice is nearly
     one at random. Hence "auto", the least beta, not below 1, at which the probabilities are those
-    of no more than 16 n equal rows, by the exponential of their entropy.
+    of no more than 16 n equal rows, by the exponential of their entropy. A model of a few labels
+    asks in the wrong places, and may never come to see a rare class; so "auto" begins at 1, as
+    Sahan, Smidl and Marik (2021) begin with rows at random.
 
     Parameters
     ----------
     beta : float or "auto", default="auto"
         Power; large values come near to `Top`.
+    n_explore : int, default=50
+        Labels up to which "auto" is 1; without effect on a number.
     """
 
-    def __init__(self, beta="auto"):
+    def __init__(self, beta="auto", n_explore=50):
         self.beta = beta
+        self.n_explore = n_explore
 
     def check(self):
-        """Check the parameter, see `Batch.check`."""
+        """Check the parameters, see `Batch.check`."""
+        check_own_count(self, "n_explore", 0)
         value = self.beta
         if isinstance(value, str) and value == "auto":
             return
@@ -78,10 +88,13 @@ class Power(Batch):
                 f"Power: beta={value!r} is not allowed; it must be 'auto' or a number over 0."
             )
 
-    def select(self, utilities, n, rng, draws=None):
+    def select(self, utilities, n, rng, draws=None, n_labelled=None):
         """Choose, see `Batch.select`."""
         logs = np.log(np.maximum(utilities, 1e-300))
-        beta = _least_power(logs, N_EQUAL * n) if isinstance(self.beta, str) else self.beta
+        beta = self.beta
+        if isinstance(beta, str):
+            few = n_labelled is not None and n_labelled < self.n_explore
+            beta = 1.0 if few else _least_power(logs, N_EQUAL * n)
         return top(logs + rng.gumbel(size=len(logs)) / beta, n, rng)
 
 
@@ -140,7 +153,7 @@ class BatchBALD(Batch):
         check_own_count(self, "n_configurations")
         check_own_count(self, "n_candidates")
 
-    def select(self, utilities, n, rng, draws=None):
+    def select(self, utilities, n, rng, draws=None, n_labelled=None):
         """Choose, see `Batch.select`; the first row is that of largest utility."""
         if isinstance(draws, Moments) or draws is None:
             raise ValueError("batch='batch_bald' is for classifiers; regressors have 'log_det'.")
@@ -179,7 +192,7 @@ class LogDet(Batch):
         """Check the parameter, see `Batch.check`."""
         check_own_count(self, "n_candidates")
 
-    def select(self, utilities, n, rng, draws=None):
+    def select(self, utilities, n, rng, draws=None, n_labelled=None):
         """Choose, see `Batch.select`; the first row is that of largest utility."""
         if not isinstance(draws, Moments):
             raise ValueError("batch='log_det' is for regressors; classifiers have 'batch_bald'.")
