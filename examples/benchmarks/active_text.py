@@ -8,8 +8,8 @@ scaled by one number, the same for all arms. From 10 labels, 20 queries of 10 ou
 3,000 texts. All arms of a seed share the pool, the test texts, the first labels, the network (50
 units) and the default prior.
 
-Arms: the ensemble filter, an ensemble, SGLD, MC dropout, constant SGD and one network (softmax), all
-with the margin and the default batch and going on from query to query; and, as controls, the
+Arms: the ensemble filter, an ensemble, SGLD, MC dropout, constant SGD and one network (softmax),
+all with the margin and the default batch and going on from query to query; and, as controls, the
 ensemble and the filter and one network asking at random. The arm that is to beat random, and
 softmax with margin in NLL, is named in advance: `ensemble`, which is what the default method takes
 where texts have more columns than labels. The margin was chosen over the default function for two
