@@ -61,16 +61,20 @@ class Power(Batch):
     The paper takes beta = 1 for information, which is near zero for most rows. The margin of a big
     pool is not: thousands of middling rows then outweigh the best ones, and the choice is nearly
     one at random. Hence "auto", the least beta, not below 1, at which the probabilities are those
-    of no more than 16 n equal rows, by the exponential of their entropy. A model of a few labels
-    asks in the wrong places, and may never come to see a rare class; so "auto" begins at 1, as
-    Sahan, Smidl and Marik (2021) begin with rows at random.
+    of no more than
+
+    .. math:: 16\, n\, \max(1, n_\text{explore} / n_\text{labelled})
+
+    equal rows, by the exponential of their entropy. The last factor is there since a model of a few
+    labels asks in the wrong places, and may never come to see a rare class; Sahan, Smidl and Marik
+    (2021) take rows at random at first.
 
     Parameters
     ----------
     beta : float or "auto", default="auto"
         Power; large values come near to `Top`.
     n_explore : int, default=50
-        Labels up to which "auto" is 1; without effect on a number.
+        Labels below which "auto" lets more rows count; without effect on a number.
     """
 
     def __init__(self, beta="auto", n_explore=50):
@@ -93,8 +97,8 @@ class Power(Batch):
         logs = np.log(np.maximum(utilities, 1e-300))
         beta = self.beta
         if isinstance(beta, str):
-            few = n_labelled is not None and n_labelled < self.n_explore
-            beta = 1.0 if few else _least_power(logs, N_EQUAL * n)
+            more = 1.0 if n_labelled is None else self.n_explore / max(1, n_labelled)
+            beta = _least_power(logs, N_EQUAL * n * max(1.0, more))
         return top(logs + rng.gumbel(size=len(logs)) / beta, n, rng)
 
 
