@@ -303,7 +303,7 @@ def test_power_of_middling_utilities():
     np.testing.assert_allclose(np.exp(entr(p / p.sum()).sum()), 20.0, rtol=0.01)
     assert beta > 50
     got = np.concatenate([Power().select(s, 5, np.random.default_rng(i)) for i in range(200)])
-    assert np.median(s[got]) > np.quantile(s, 0.97)  # one of chance has a median of 0.75
+    assert np.median(s[got]) > np.quantile(s, 0.99)  # one of chance has a median of 0.75
     assert len(set(got.tolist())) > 10
     assert _least_power(np.log(s), 5000.0) == 1.0
     assert _least_power(-0.5 * np.arange(5000.0), 20.0) == 1.0

@@ -29,11 +29,10 @@ class Problem:
     on_disk: bool
 
     def __post_init__(self) -> None:
-        self.held_out = self.tensor(self.split.held_out)
-        self._all = None if self.on_disk else self.columns.transform(self.X, np.float32)
-        if self._all is not None and self.dtype == torch.float64:
-            self._all = self.columns.transform(self.X)
+        kind = np.float64 if self.dtype == torch.float64 else np.float32
+        self._all = None if self.on_disk else self.columns.transform(self.X, kind)
         self._resident: Tensor | None = None
+        self.held_out = self.any_rows(self.split.held_out)
 
     def tensor(self, index: np.ndarray) -> Tensor:
         """Values of rows of X."""
