@@ -76,8 +76,7 @@ class RowsOnDisk:
 
     def parts(self):
         """Slices that cover all rows."""
-        for start in range(0, len(self), PART_ROWS):
-            yield slice(start, min(start + PART_ROWS, len(self)))
+        return parts(len(self))
 
     def get_params(self, deep=True) -> dict[str, Any]:
         """What `skbayes.inference.checkpoint.fingerprint` takes the rows for: a hash of them."""
@@ -85,6 +84,13 @@ class RowsOnDisk:
         for rows in self.parts():
             out.update(np.ascontiguousarray(self[rows]).data)
         return {"shape": self.shape, "hash": out.hexdigest()}
+
+
+def parts(n: int, size: int | None = None):
+    """Slices that cover n rows, so that temporaries stay small."""
+    size = size or PART_ROWS
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 class _Flat:

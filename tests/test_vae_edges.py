@@ -444,7 +444,6 @@ def test_detector_of_rows_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("skbayes.rows_on_disk.LARGE", 100)
     for name in (
         "rows_on_disk.PART_ROWS",
-        "density.columns.PART_ROWS",
         "density.anomaly.MOST_KEPT",
     ):
         monkeypatch.setattr(f"skbayes.{name}", 150)

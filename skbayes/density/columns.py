@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PART_ROWS = 1 << 16
+from skbayes.rows_on_disk import parts
 
 CACHED = 1 << 18
 """Numbers that are transformed at a time, so that temporaries stay in the cache."""
@@ -343,10 +343,3 @@ def expand(v: Tensor, layout: Layout, count_mean: Tensor, count_scale: Tensor) -
 def shares(weight: np.ndarray | None, n: int) -> np.ndarray:
     """Weights of n rows that sum to one; None are equal ones."""
     return np.full(n, 1 / n) if weight is None else weight / weight.sum()
-
-
-def parts(n: int, size: int | None = None):
-    """Slices that cover n rows, so that temporaries stay small."""
-    size = size or PART_ROWS
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))

@@ -10,8 +10,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset, IterableDataset
 
-from skbayes.density.columns import parts
-from skbayes.rows_on_disk import RowsOnDisk, is_on_disk
+from skbayes.rows_on_disk import RowsOnDisk, is_on_disk, parts
 
 HELD_OUT_AT_MOST = 5000
 
