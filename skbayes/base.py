@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skbayes.counts import check_count
 from skbayes.diagnostics import diagnose, warnings_for
 from skbayes.inference import MCLMC, METHODS, Anchored, Streams
-from skbayes.inference.auto import choose
+from skbayes.inference.auto import Choice
 from skbayes.inference.checkpoint import Checkpoint, check_checkpoint, fingerprint
 from skbayes.inference.groups import resumable, run_method
 from skbayes.inference.kernel import ChainMethod
@@ -136,19 +136,16 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         check_n_jobs(self.n_jobs)
         method = resolve_method(self.method)
         again = self.warm_start and hasattr(self, "posterior_")
-        auto = method is None
-        if auto and again:
-            method = getattr(self, "_auto_method", None)  # what went before goes on
         if method is not None:
             check_checkpoint(checkpoint, method, self.random_state)
         seed = draw_seed(self.random_state)
         data = self._prepare(X, y, sample_weight, again, seed)
         X, target = data.X, data.target
+        choice = None
         if method is None:
-            method = choose(target)
+            choice = Choice.of(target, getattr(self, "_choice", None) if again else None)
+            method, again = choice.method, choice.goes_on
             check_checkpoint(checkpoint, method, self.random_state)
-        if auto:
-            self._auto_method = method
         if isinstance(X, RowsOnDisk) and not method.reads_from_disk:
             raise ValueError(
                 f"method={method!r} is not allowed with rows that are not in memory; use one of "
@@ -182,7 +179,8 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             fit -= target.total_weight * self._log_unit()
             bits = {"error": -fit / np.log(2.0), "complexity": kl / np.log(2.0)}
             self.description_length_ = {**bits, "total": sum(bits.values())}
-        self._warn(f" (method='auto' took {method!r}.)" if auto else "")
+        self._choice = None if choice is None else choice.after(posterior)
+        self._warn("" if choice is None else f" (method='auto' took {method!r}.)")
         return self
 
     def _run(self, method, data: _Data, theta0, seed: int, **kwargs) -> Posterior:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
@@ -19,6 +20,47 @@ MOST_PARAMS = 20_000  # of theta, each draw of which is kept
 MANY_ROWS = 10_000  # from which 20 epochs leave networks far from their modes
 LONG_STEPS, BATCH = 12_000, 1024  # of Adam then, for half as many members
 SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.01}
+GROWTH = 1.25  # of the rows, until which a warm start keeps the power that was found
+
+
+class Choice(NamedTuple):
+    """The method of a fit by ``method="auto"``, and what the next fit has to know of it."""
+
+    method: Method
+    """What was chosen."""
+
+    n: int
+    """Rows of the fit that ``found`` is from."""
+
+    goes_on: bool = False
+    """Whether the fit can begin where the last one stopped."""
+
+    found: dict[str, Any] | None = None
+    """Parameters that the fit has chosen by rows that were left out."""
+
+    @classmethod
+    def of(cls, log_posterior, last: Choice | None) -> Choice:
+        """The choice for data, after an earlier one, if there was.
+
+        Other data may call for another method; chains or members then begin anew. The same one
+        goes on, with what rows that were left out spoke for, unless rows have become more by over
+        a quarter since.
+        """
+        method, n = choose(log_posterior), log_posterior.n
+        if last is None or type(method) is not type(last.method):
+            return cls(method, n)
+        if method.chain_count() != last.method.chain_count():
+            return cls(method, n)
+        if last.found is not None and n <= GROWTH * last.n:
+            return cls(method.set_params(**last.found), last.n, True, last.found)
+        return cls(method, n, True)
+
+    def after(self, posterior) -> Choice:
+        """The same, once the fit is done."""
+        asked = self.method.get_params(deep=False)
+        names = [name for name, value in asked.items() if isinstance(value, str)]
+        found = {name: posterior.adapted[name].item() for name in names if name in posterior.adapted}
+        return self._replace(found=self.found or found or None)
 
 
 def choose(log_posterior) -> Method:
@@ -33,13 +75,15 @@ def choose(log_posterior) -> Method:
     data say nothing of most weights; every anchored member keeps its draw from the prior in them,
     and the average of a few such members is drawn towards ignorance. A plain ensemble has no such
     noise. It is trained without held-out rows, since the prior already keeps it from overfitting
-    and early stopping leaves its probabilities too cautious. (In a regression, where the noise is
+    and early stopping leaves its probabilities too cautious; the power of the likelihood is chosen
+    by rows that members leave out. (In a regression, where the noise is
     inferred too, it would be overconfident.)
 
     *Rows that are not in memory*: `SGHMC`, since all others pass over all rows.
 
     *All else*: the `Anchored` ensemble, whose members are nearly draws from the posterior;
-    networks of classes without weights of rows (``bootstrap=False``), which predict better. With
+    networks of classes without weights of rows (``bootstrap=False``), which predict better, and
+    with a power of the likelihood and anchors that are chosen by rows left out. With
     more than 10,000 rows and at most 20,000 parameters it has 8 members in place of 16, takes
     12,000 steps of 1,024 rows, and has a larger rate: there the members' spread is small, and what
     matters is that each of them fits well.
@@ -58,7 +102,12 @@ def choose(log_posterior) -> Method:
         return SGHMC()
     if not isinstance(log_posterior.likelihood, Normal):
         if network.n_inputs >= n:
-            return Ensemble(validation_fraction=0.0, max_epochs=None, batch_size=200)
+            return Ensemble(
+                validation_fraction=0.0,
+                max_epochs=None,
+                batch_size=200,
+                likelihood_power="held_out",
+            )
         return _anchored(log_posterior)
     few_units = why_not(log_posterior) is None and network.layers[-1].fan_in <= MOST_UNITS
     if (
@@ -73,8 +122,10 @@ def choose(log_posterior) -> Method:
 def _anchored(log_posterior) -> Anchored:
     """An anchored ensemble with the members and epochs that suit the rows."""
     n = log_posterior.n
-    bootstrap = isinstance(log_posterior.likelihood, Normal) or log_posterior.network.is_linear
+    kw: dict[str, Any] = {}
+    if not isinstance(log_posterior.likelihood, Normal) and not log_posterior.network.is_linear:
+        kw = {"bootstrap": False, "likelihood_power": "held_out", "anchors": "held_out"}
     if n <= MANY_ROWS or log_posterior.n_params > MOST_PARAMS:
-        return Anchored(bootstrap=bootstrap)
+        return Anchored(batch_size=256 if kw else None, **kw)
     epochs = max(20, math.ceil(LONG_STEPS * BATCH / n))
-    return Anchored(8, learning_rate=0.03, batch_size=BATCH, max_epochs=epochs, bootstrap=bootstrap)
+    return Anchored(8, learning_rate=0.03, batch_size=BATCH, max_epochs=epochs, **kw)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from skbayes.inference.base import Method, points
+from skbayes.inference.held_out import check_for_classes, choose
 from skbayes.inference.optimizers import batches, first_order
 
 
@@ -43,6 +44,10 @@ class Ensemble(Method):
         epochs; the best weights are kept.
     tol : float, default=1e-4
         See above, per row.
+    likelihood_power : float or "held_out", default=1.0
+        How many times every row counts against the prior; for classes only. "held_out" is the best
+        of 1, 4, 16 and 64, by members that leave rows out (`skbayes.inference.held_out`), which
+        takes up to four times as long again.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Ensemble(Method):
         validation_fraction=0.1,
         n_iter_no_change=20,
         tol=1e-4,
+        likelihood_power=1.0,
     ):
         self.n_members = n_members
         self.solver = solver
@@ -66,6 +72,7 @@ class Ensemble(Method):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.likelihood_power = likelihood_power
 
     def chain_count(self):
         """Number of members."""
@@ -79,14 +86,45 @@ class Ensemble(Method):
         self._positive("learning_rate")
         self._require("momentum", "validation_fraction", kind=(int, float), low=0, high=0.999)
         self._require("tol", kind=(int, float), low=0)
+        self._positive("likelihood_power", or_in=("held_out",))
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Train all members, see `Method.run`."""
+        check_for_classes(self, log_posterior.likelihood, likelihood_power=1.0)
         theta = log_posterior.initial(streams) if theta0 is None else theta0.clone()
-        n, total_weight = log_posterior.n, log_posterior.total_weight
+        power = self.likelihood_power
+        if power == "held_out":
+            power = self._chosen_power(log_posterior, streams, on_step)
+        target = log_posterior.with_power(power)
+        order = streams.permutation(log_posterior.n)
+        theta, losses, messages, interrupted = self._train(
+            target, theta, streams, order, theta0 is not None, on_step
+        )
+        out = points(theta, log_posterior, losses, messages, interrupted)
+        out.adapted["likelihood_power"] = np.asarray(power)
+        return out
+
+    def _chosen_power(self, log_posterior, streams, on_step):
+        """The power of the likelihood, from members that leave rows out."""
+
+        def fit(target, held, few, _):
+            theta, order = target.initial(few), few.permutation(target.n)
+            least = int((~held).sum(1).min())
+            out = np.take_along_axis(held, order, 1)
+            order = np.stack([own[~leave][:least] for own, leave in zip(order, out, strict=True)])
+            trained, _, _, interrupted = self._train(target, theta, few, order, False, on_step)
+            if interrupted:
+                raise KeyboardInterrupt
+            return trained
+
+        return choose(log_posterior, streams, self.n_members, fit).power
+
+    def _train(self, log_posterior, theta, streams, order, warm: bool, on_step):
+        """Train members on rows in the given order, (n_members, n_rows), the first of them held."""
+        total_weight = log_posterior.total_weight
+        n = order.shape[1]
         n_held = int(np.ceil(self.validation_fraction * n)) if self.validation_fraction else 0
         n_held = n_held if n - n_held >= 1 else 0
-        order = streams.permutation(n)
         held, rows = order[:, :n_held], order[:, n_held:]
         n_rows = n - n_held
         batch_size = self.batch_size
@@ -96,7 +134,7 @@ class Ensemble(Method):
 
         max_epochs = self.max_epochs
         if max_epochs is None:
-            max_epochs = 500 if n_held else 200 if theta0 is None else 50
+            max_epochs = 500 if n_held else 50 if warm else 200
 
         best, best_score = theta.clone(), np.full(len(theta), -np.inf)
         hurdle = best_score.copy()  # what a member must pass for its patience to start anew
@@ -117,7 +155,7 @@ class Ensemble(Method):
                 if check is None:
                     best[active] = theta
                 else:
-                    score = check.log_likelihood(theta).cpu().numpy() / n_held
+                    score = check.log_likelihood(theta).cpu().numpy() / (n_held * check.factor)
                     gain = score > hurdle[active] + self.tol
                     patience[active] = np.where(gain, 0, patience[active] + 1)
                     hurdle[active[gain]] = score[gain]
@@ -140,7 +178,7 @@ class Ensemble(Method):
             message = (
                 f"Training was interrupted in epoch {epoch + 1}; the members stay as they are."
             )
-            return points(best, log_posterior, losses[:, : epoch + 1], [message], True)
+            return best, losses[:, : epoch + 1], [message], True
         messages = []
         if n_held and (patience < self.n_iter_no_change).any():
             late = int((patience < self.n_iter_no_change).sum())
@@ -148,4 +186,4 @@ class Ensemble(Method):
                 f"{late} of {self.n_members} members were still gaining after {max_epochs} "
                 "epochs; raise max_epochs or learning_rate."
             )
-        return points(best, log_posterior, losses[:, : epoch + 1], messages)
+        return best, losses[:, : epoch + 1], messages, False

@@ -149,7 +149,8 @@ class LogPosterior(Density):
         self.n = inputs.n
         self.total_weight = float(inputs.n if weight is None else weight[0].double().sum())
         self.layout = Layout(network, likelihood, prior)
-        self._factor = 1.0  # rows that the sum stands for / rows in it
+        self._power = 1.0  # of the likelihood, see `with_power`
+        self._factor = 1.0  # that, times rows that the sum stands for / rows in it
         self._anchor: Tensor | None = None  # (n_chains, n_params), see `perturbed`
         self._constants: tuple[Tensor, ...] | None = None  # of a likelihood without parameters
         self._weight_sum: Tensor | None = None
@@ -163,7 +164,10 @@ class LogPosterior(Density):
 
     @property
     def factor(self) -> float:
-        """What the sum over rows is multiplied by: rows that it stands for / rows in it."""
+        """What the sum over rows is multiplied by: rows that it stands for / rows in it.
+
+        (And the power of the likelihood, where it has one.)
+        """
         return self._factor
 
     def seen(self, theta: Tensor) -> None:
@@ -213,6 +217,14 @@ class LogPosterior(Density):
         keep = torch.as_tensor(~held, dtype=self.dtype, device=self.device)
         out.weight = keep if self.weight is None else self.weight * keep
         out._weight_sum = out._constants = None
+        return out
+
+    def with_power(self, power: float) -> LogPosterior:
+        """The same posterior with every row counted ``power`` times."""
+        out = copy.copy(self)
+        out._power *= power
+        out._factor *= power
+        out.total_weight *= power
         return out
 
     def log_prior_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,13 +316,14 @@ class LogPosterior(Density):
         out.weight = None if self.weight is None else _take(self.weight, index)
         out._weight_sum = out._constants = None
         out.n = index.shape[-1]
-        out._factor = 1.0
+        out._factor = self._power
         return out
 
     def subset(self, index: np.ndarray) -> LogPosterior:
         """The posterior given some of the rows only, index (m,)."""
         out = self.rows(index)
-        out.total_weight = float(out.n if out.weight is None else out.weight[0].double().sum())
+        total = out.n if out.weight is None else out.weight[0].double().sum()
+        out.total_weight = self._power * float(total)
         return out
 
     def minibatch(self, index: np.ndarray) -> LogPosterior:
@@ -319,7 +332,7 @@ class LogPosterior(Density):
         ``index`` is (batch,), or (n_chains, batch) for rows that differ from chain to chain.
         """
         out = self.rows(index)
-        out._factor = self.n / index.shape[-1]
+        out._factor = self._power * self.n / index.shape[-1]
         out.n = self.n
         return out
 
@@ -349,7 +362,11 @@ class LogPosterior(Density):
         return gauss_newton(self, theta, hessian, last_layer)
 
     def perturbed(
-        self, streams, noise_std: Tensor | None = None, bootstrap: bool = True
+        self,
+        streams,
+        noise_std: Tensor | None = None,
+        bootstrap: bool = True,
+        anchored: bool = True,
     ) -> LogPosterior:
         r"""The anchored copy: every chain with its own noisy data, around its own prior draw.
 
@@ -369,6 +386,8 @@ class LogPosterior(Density):
             then held fixed.
         bootstrap : bool, default=True
             Whether rows get exponential weights where the noise is not of this kind.
+        anchored : bool, default=True
+            Whether the prior is centred on draws from it.
 
         Returns
         -------
@@ -379,7 +398,7 @@ class LogPosterior(Density):
         kw: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         net, hyper = self.prior.sample(streams, **kw)
         params = self.likelihood.initial(streams.n_chains, **kw)
-        out._anchor = torch.cat([net, params, hyper], 1)
+        out._anchor = torch.cat([net, params, hyper], 1) if anchored else None
         likelihood = self.likelihood
         if isinstance(likelihood, Normal) and not likelihood.heteroscedastic:
             out._frozen = likelihood.learned
