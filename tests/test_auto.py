@@ -7,7 +7,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
-from skbayes.inference import MAP, MCLMC, Anchored, Ensemble
+from skbayes.inference import MAP, MCLMC, Anchored, Ensemble, held_out
 from skbayes.inference.auto import SHORT_CHAINS, choose
 
 
@@ -32,7 +32,7 @@ def test_what_auto_stands_for(shape, labels, kind, more, monkeypatch):
         chosen.append(choose(log_posterior))
         return MAP(max_epochs=2)
 
-    monkeypatch.setattr("skbayes.base.choose", spy)
+    monkeypatch.setattr("skbayes.inference.auto.choose", spy)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=shape), rng.normal(size=shape[0])
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
@@ -47,7 +47,7 @@ def test_what_auto_stands_for(shape, labels, kind, more, monkeypatch):
 def test_several_outputs(kind, more, monkeypatch):
     chosen = []
     monkeypatch.setattr(
-        "skbayes.base.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=2)
+        "skbayes.inference.auto.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=2)
     )
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():
@@ -71,19 +71,22 @@ def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
     """12,000 steps of 1,024 rows, at least 20 epochs; no more than usual where weights are many."""
     chosen = []
     monkeypatch.setattr(
-        "skbayes.base.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=1)
+        "skbayes.inference.auto.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=1)
     )
     monkeypatch.setattr("skbayes.inference.auto.LONG_STEPS", steps)
     X = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
     y = X[:, 0] > 0 if labels else X[:, 0]
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
     estimator((65,), random_state=0).fit(X, y)
-    own = {"bootstrap": False} if labels else {}
+    own, usual = {}, {}
+    if labels:
+        own = {"bootstrap": False, "likelihood_power": "held_out", "anchors": "held_out"}
+        usual = {"batch_size": 256, **own}
     long = Anchored(8, learning_rate=0.03, batch_size=1024, max_epochs=epochs, **own)
-    assert repr(chosen[0]) == repr(Anchored(**own) if epochs is None else long)
+    assert repr(chosen[0]) == repr(Anchored(**usual) if epochs is None else long)
     monkeypatch.setattr("skbayes.inference.auto.MOST_PARAMS", 100)
     estimator((65,), random_state=0).fit(X, y)
-    assert repr(chosen[1]) == repr(Anchored(**own))
+    assert repr(chosen[1]) == repr(Anchored(**usual))
 
 
 def test_a_default_fit_and_what_it_says():
@@ -101,10 +104,39 @@ def test_a_default_fit_and_what_it_says():
         ):
             reg.fit(X, y)
         assert reg.posterior_.draws.shape[:2] == (4, SHORT_CHAINS["n_draws"])
-        patch.setattr("skbayes.inference.auto.MOST_ROWS", 10)
         with pytest.warns(ConvergenceWarning):
             assert reg.fit(X, y).posterior_.n_chains == 4
         reg.set_params(method=MCLMC(n_warmup=2, n_draws=6, n_leapfrog=2), warm_start=False)
         with pytest.warns(ConvergenceWarning) as caught:
             reg.fit(X, y)
     assert not any("auto" in str(w.message) for w in caught)
+
+
+def test_a_warm_start_chooses_anew_as_rows_are_added(monkeypatch):
+    """The same method goes on with what it found, a while; another begins anew."""
+    begun, trials = [], []
+    fit, trial = Anchored._fit, held_out._held_out
+
+    def fit_spy(self, target, theta, streams, part, warm, *args):
+        begun.append((target.n, warm, target._power))
+        return fit(self, target, theta, streams, part, warm, *args)
+
+    def trial_spy(*args):
+        trials.append(args[0].n)
+        return trial(*args)
+
+    monkeypatch.setattr(Anchored, "_fit", fit_spy)
+    monkeypatch.setattr(held_out, "_held_out", trial_spy)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 10))
+    y = X[:, 0] + X[:, 1] > 0
+    clf = BayesianMLPClassifier((5,), random_state=0, warm_start=True).fit(X[:8], y[:8])
+    assert clf.posterior_.n_chains == 10 and not begun  # modes, since columns are many
+    found = []
+    for n, is_warm in ((40, False), (45, True), (60, True)):
+        trials.clear()
+        clf.fit(X[:n], y[:n])
+        found.append(float(clf.posterior_.adapted["likelihood_power"]))
+        assert begun[-1] == (n, is_warm, found[-1]) and clf.posterior_.n_chains == 16
+        assert bool(trials) == (n != 45), "rows are left out at first, and when many were added"
+    assert found[0] == found[1] > 1.0, "the labels have no noise"

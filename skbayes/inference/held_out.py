@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skbayes.inference.noise import folds
+from skbayes.inference.noise import N_FOLDS, folds
 from skbayes.model.likelihoods import Normal
 
 POWERS = (1.0, 4.0, 16.0, 64.0)
 """Powers that are tried; each doubles the width of a normal prior against the rows."""
 
 N_TRIAL_MEMBERS, N_TRIAL_ROWS = 8, 5000
+FEWEST_ROWS = 2 * N_FOLDS  # with fewer nothing is tried
 
 
 class Chosen(NamedTuple):
@@ -64,7 +65,8 @@ def choose(
     is judged. A larger power is taken as long as it is better than the one before by more than a
     standard error of the difference over rows, so that a few rows do not decide; then anchors at
     zero, likewise, where that is to be chosen too. All trials have the same random numbers. Of
-    more than 5,000 rows that many, at random, are used.
+    more than 5,000 rows that many, at random, are used; with fewer than eight nothing is tried, and
+    the first of all values taken.
 
     Parameters
     ----------
@@ -87,12 +89,14 @@ def choose(
     Chosen
     """
     n_members = min(n_members, N_TRIAL_MEMBERS)
+    best, best_logs = Chosen(powers[0], anchored[0]), None
+    if log_posterior.n < FEWEST_ROWS:
+        return best
     few, one = streams.child(100, n_members), streams.child(101, 1)
     begin, n = few.state(), log_posterior.n
     if n > N_TRIAL_ROWS:
         log_posterior = log_posterior.subset(np.sort(one.permutation(n)[0][:N_TRIAL_ROWS]))
     held = folds(log_posterior.n, n_members, streams)
-    best, best_logs = Chosen(powers[0], anchored[0]), None
     for kind in anchored:
         for power in [p for p in powers if p >= best.power]:
             few.restore(begin)
@@ -114,7 +118,7 @@ def _held_out(log_posterior, theta: Tensor, held: np.ndarray) -> tuple[np.ndarra
     """Log density of each row under the members that left it out, and the rows' weights."""
     logs = log_posterior.pointwise(theta, weighted=False).double()
     mask = torch.as_tensor(held, device=theta.device)
-    count = mask.sum(0)
+    count = mask.sum(0, dtype=torch.float64)
     logs = logs.masked_fill(~mask, -torch.inf).logsumexp(0) - count.log()
     weight = log_posterior.weight
     weight = torch.ones_like(logs) if weight is None else weight[0].double()
