@@ -36,6 +36,9 @@ class Recorder:
     def __call__(self, theta):
         return self._target(theta)
 
+    def with_power(self, power):
+        return Recorder(self._target.with_power(power), self._scores)
+
     def rows(self, index):
         return Recorder(self._target.rows(index), self._scores)
 
