@@ -23,8 +23,9 @@ from torch import Tensor
 from skbayes.inference.noise import N_FOLDS, folds
 from skbayes.model.likelihoods import Normal
 
-POWERS = (1.0, 4.0, 16.0, 64.0)
-"""Powers that are tried; each doubles the width of a normal prior against the rows."""
+LOWEST, HIGHEST, STEP = 1 / 16, 64.0, 4.0
+"""Powers that are tried: one, and by steps; each step doubles or halves the width of a normal
+prior against the rows."""
 
 N_TRIAL_MEMBERS, N_TRIAL_ROWS = 8, 5000
 FEWEST_ROWS = 2 * N_FOLDS  # with fewer nothing is tried
@@ -34,7 +35,7 @@ class Chosen(NamedTuple):
     """What rows that were left out speak for."""
 
     power: float
-    """Of the likelihood, one of `POWERS`."""
+    """Of the likelihood."""
 
     anchored: bool
     """Whether members are anchored to draws from the prior, or all to zero."""
@@ -56,17 +57,17 @@ def choose(
     streams,
     n_members: int,
     fit: Callable[..., Tensor],
-    powers: Sequence[float] = POWERS,
+    power: float | None = None,
     anchored: Sequence[bool] = (True,),
 ) -> Chosen:
     """What gives the largest log predictive density of rows that members were not given.
 
     Members leave out a quarter of the rows each; the mean prediction of those that left a row out
-    is judged. A larger power is taken as long as it is better than the one before by more than a
-    standard error of the difference over rows, so that a few rows do not decide; then anchors at
-    zero, likewise, where that is to be chosen too. All trials have the same random numbers. Of
-    more than 5,000 rows that many, at random, are used; with fewer than eight nothing is tried, and
-    the first of all values taken.
+    is judged. From one on, a larger power is taken as long as it is better than the one before by
+    more than a standard error of the difference over rows, so that a few rows do not decide; a
+    smaller one where a larger is no better; then anchors at zero, likewise, where that is to be
+    chosen too. All trials have the same random numbers. Of more than 5,000 rows that many, at
+    random, are used; with fewer than eight nothing is tried: the power is one.
 
     Parameters
     ----------
@@ -79,32 +80,50 @@ def choose(
     fit : callable
         ``fit(target, held, streams, anchored)`` gives theta (n_members, n_params) climbed to a
         target without the rows that ``held`` (n_members, n) is true for.
-    powers : sequence of float
-        Of the likelihood, rising.
+    power : float, optional
+        Of the likelihood, where it is not to be chosen.
     anchored : sequence of bool
-        Either or both.
+        Either or both, what is usual first.
 
     Returns
     -------
     Chosen
     """
-    n_members = min(n_members, N_TRIAL_MEMBERS)
-    best, best_logs = Chosen(powers[0], anchored[0]), None
+    best = Chosen(1.0 if power is None else power, anchored[0])
     if log_posterior.n < FEWEST_ROWS:
         return best
+    n_members = min(n_members, N_TRIAL_MEMBERS)
     few, one = streams.child(100, n_members), streams.child(101, 1)
     begin, n = few.state(), log_posterior.n
     if n > N_TRIAL_ROWS:
         log_posterior = log_posterior.subset(np.sort(one.permutation(n)[0][:N_TRIAL_ROWS]))
     held = folds(log_posterior.n, n_members, streams)
+
+    def judge(trial: Chosen) -> tuple[np.ndarray, np.ndarray]:
+        few.restore(begin)
+        theta = fit(log_posterior.with_power(trial.power), held, few, trial.anchored)
+        return _held_out(log_posterior, theta, held)
+
+    best_logs = judge(best)[0]
+
+    def gains(trial: Chosen) -> bool:
+        nonlocal best, best_logs
+        logs, weight = judge(trial)
+        better = _is_better(logs - best_logs, weight)
+        if better:
+            best, best_logs = trial, logs
+        return better
+
     for kind in anchored:
-        for power in [p for p in powers if p >= best.power]:
-            few.restore(begin)
-            theta = fit(log_posterior.with_power(power), held, few, kind)
-            logs, weight = _held_out(log_posterior, theta, held)
-            if best_logs is not None and not _is_better(logs - best_logs, weight):
-                break
-            best, best_logs = Chosen(power, kind), logs
+        if kind is not best.anchored and not gains(best._replace(anchored=kind)):
+            continue
+        for step in (STEP, 1 / STEP) if power is None else ():
+            start = best.power
+            while LOWEST <= best.power * step <= HIGHEST:
+                if not gains(best._replace(power=best.power * step)):
+                    break
+            if best.power != start:
+                break  # larger powers were better, so smaller ones are not
     return best
 
 
