@@ -45,7 +45,8 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         ``"laplace"``, or an object from `skbayes.inference` that holds the knobs, such as
         ``HMC(n_draws=1000)``.
         ``"auto"`` is ``"anchored"``, or an ensemble of modes where X has at least as many
-        features as rows, see `skbayes.inference.auto.choose`.
+        features as rows, with how much the rows count chosen by rows left out, see
+        `skbayes.inference.auto.choose`.
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
         ``NormalPrior(scale=2.0, fan_in=True)``.

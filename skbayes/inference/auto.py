@@ -76,17 +76,17 @@ def choose(log_posterior) -> Method:
     and the average of a few such members is drawn towards ignorance. A plain ensemble has no such
     noise. It is trained without held-out rows, since the prior already keeps it from overfitting
     and early stopping leaves its probabilities too cautious; the power of the likelihood is chosen
-    by rows that members leave out. (In a regression, where the noise is
-    inferred too, it would be overconfident.)
+    by rows that members leave out. (In a regression, where the noise is inferred too, it would be
+    overconfident.)
 
     *Rows that are not in memory*: `SGHMC`, since all others pass over all rows.
 
     *All else*: the `Anchored` ensemble, whose members are nearly draws from the posterior;
     networks of classes without weights of rows (``bootstrap=False``), which predict better, and
-    with a power of the likelihood and anchors that are chosen by rows left out. With
-    more than 10,000 rows and at most 20,000 parameters it has 8 members in place of 16, takes
-    12,000 steps of 1,024 rows, and has a larger rate: there the members' spread is small, and what
-    matters is that each of them fits well.
+    with a power of the likelihood and anchors that are chosen by rows left out. With more than
+    10,000 rows and at most 20,000 parameters it has 8 members in place of 16, takes 12,000 steps of
+    1,024 rows, and has a larger rate: there the members' spread is small, and what matters is that
+    each of them fits well.
 
     Parameters
     ----------
