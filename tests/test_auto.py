@@ -11,6 +11,11 @@ from skbayes.inference import MAP, MCLMC, Anchored, Ensemble, held_out
 from skbayes.inference.auto import SHORT_CHAINS, choose
 
 
+def keeping(chosen, max_epochs):
+    """A stand-in for `choose` that keeps what it chooses, and runs something short."""
+    return lambda target: chosen.append(choose(target)) or MAP(max_epochs=max_epochs)
+
+
 @pytest.mark.parametrize(
     ("shape", "labels", "kind", "more"),
     [
@@ -27,12 +32,7 @@ from skbayes.inference.auto import SHORT_CHAINS, choose
 def test_what_auto_stands_for(shape, labels, kind, more, monkeypatch):
     """By the kind of y, the rows, and the network."""
     chosen = []
-
-    def spy(log_posterior):
-        chosen.append(choose(log_posterior))
-        return MAP(max_epochs=2)
-
-    monkeypatch.setattr("skbayes.inference.auto.choose", spy)
+    monkeypatch.setattr("skbayes.inference.auto.choose", keeping(chosen, 2))
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=shape), rng.normal(size=shape[0])
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
@@ -46,9 +46,7 @@ def test_what_auto_stands_for(shape, labels, kind, more, monkeypatch):
 )
 def test_several_outputs(kind, more, monkeypatch):
     chosen = []
-    monkeypatch.setattr(
-        "skbayes.inference.auto.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=2)
-    )
+    monkeypatch.setattr("skbayes.inference.auto.choose", keeping(chosen, 2))
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -70,9 +68,7 @@ def test_many_rows(monkeypatch):
 def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
     """12,000 steps of 1,024 rows, at least 20 epochs; no more than usual where weights are many."""
     chosen = []
-    monkeypatch.setattr(
-        "skbayes.inference.auto.choose", lambda target: chosen.append(choose(target)) or MAP(max_epochs=1)
-    )
+    monkeypatch.setattr("skbayes.inference.auto.choose", keeping(chosen, 1))
     monkeypatch.setattr("skbayes.inference.auto.LONG_STEPS", steps)
     X = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
     y = X[:, 0] > 0 if labels else X[:, 0]

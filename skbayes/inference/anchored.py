@@ -75,9 +75,9 @@ class Anchored(Method):
     bootstrap : bool, default=True
         See above (without effect on normal noise that is the same for all rows).
     likelihood_power : float or "held_out", default=1.0
-        How many times every row counts; for classes only. "held_out" is the best of 1/16, 1/4,
-        1, 4, 16 and 64, by short fits of up to eight members before the fit itself, which take from
-        a quarter of its time to once as long.
+        How many times every row counts; for classes only. "held_out" is the best of 1, 4, 16 and
+        64, by short fits of up to eight members before the fit itself, which take from a quarter of
+        its time to once as long.
     anchors : {"prior", "zero", "held_out"}, default="prior"
         Where members are anchored; for classes only. "held_out" chooses, in the same way.
     """

@@ -58,9 +58,9 @@ class Choice(NamedTuple):
     def after(self, posterior) -> Choice:
         """The same, once the fit is done."""
         asked = self.method.get_params(deep=False)
-        names = [name for name, value in asked.items() if isinstance(value, str)]
-        found = {name: posterior.adapted[name].item() for name in names if name in posterior.adapted}
-        return self._replace(found=self.found or found or None)
+        names = [name for name, value in asked.items() if value == "held_out"]
+        found = {name: posterior.adapted[name].item() for name in names}
+        return self._replace(found=found or self.found)
 
 
 def choose(log_posterior) -> Method:

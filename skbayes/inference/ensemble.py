@@ -46,8 +46,8 @@ class Ensemble(Method):
         See above, per row.
     likelihood_power : float or "held_out", default=1.0
         How many times every row counts against the prior; for classes only. "held_out" is the best
-        of 1/16, 1/4, 1, 4, 16 and 64, by members that leave rows out
-        (`skbayes.inference.held_out`), which takes two to four times as long again.
+        of 1, 4, 16 and 64, by members that leave rows out (`skbayes.inference.held_out`), which
+        takes two to four times as long again.
     """
 
     def __init__(

@@ -23,9 +23,9 @@ from torch import Tensor
 from skbayes.inference.noise import N_FOLDS, folds
 from skbayes.model.likelihoods import Normal
 
-LOWEST, HIGHEST, STEP = 1 / 16, 64.0, 4.0
-"""Powers that are tried: one, and by steps; each step doubles or halves the width of a normal
-prior against the rows."""
+POWERS = (1.0, 4.0, 16.0, 64.0)
+"""Powers that are tried; each doubles the width of a normal prior against the rows. Less than one
+is not: where few rows tell little it ends in networks that are constant."""
 
 N_TRIAL_MEMBERS, N_TRIAL_ROWS = 8, 5000
 FEWEST_ROWS = 2 * N_FOLDS  # with fewer nothing is tried
@@ -64,10 +64,10 @@ def choose(
 
     Members leave out a quarter of the rows each; the mean prediction of those that left a row out
     is judged. From one on, a larger power is taken as long as it is better than the one before by
-    more than a standard error of the difference over rows, so that a few rows do not decide; a
-    smaller one where a larger is no better; then anchors at zero, likewise, where that is to be
-    chosen too. All trials have the same random numbers. Of more than 5,000 rows that many, at
-    random, are used; with fewer than eight nothing is tried: the power is one.
+    more than a standard error of the difference over rows, so that a few rows do not decide; then
+    anchors at zero, likewise, where that is to be chosen too. All trials have the same random
+    numbers. Of more than 5,000 rows that many, at random, are used; with fewer than eight nothing
+    is tried: the power is one.
 
     Parameters
     ----------
@@ -117,13 +117,9 @@ def choose(
     for kind in anchored:
         if kind is not best.anchored and not gains(best._replace(anchored=kind)):
             continue
-        for step in (STEP, 1 / STEP) if power is None else ():
-            start = best.power
-            while LOWEST <= best.power * step <= HIGHEST:
-                if not gains(best._replace(power=best.power * step)):
-                    break
-            if best.power != start:
-                break  # larger powers were better, so smaller ones are not
+        for larger in [p for p in POWERS if p > best.power] if power is None else ():
+            if not gains(best._replace(power=larger)):
+                break
     return best
 
 
