@@ -40,6 +40,7 @@ from skbayes.validation import (
     resolve_dtype,
     resolve_method,
     resolve_prior,
+    unchanged_on_error,
 )
 
 MEMORY = 1 << 26
@@ -133,6 +134,13 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         ValueError
             If a parameter or the data are not allowed; the message names what is.
         """
+        with unchanged_on_error(self):
+            hint = self._fit(X, y, sample_weight, checkpoint)
+        self._warn(hint)
+        return self
+
+    def _fit(self, X, y, sample_weight, checkpoint) -> str:
+        """Infer the posterior; return what to add to its warnings."""
         check_n_jobs(self.n_jobs)
         method = resolve_method(self.method)
         again = self.warm_start and hasattr(self, "posterior_")
@@ -180,8 +188,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             bits = {"error": -fit / np.log(2.0), "complexity": kl / np.log(2.0)}
             self.description_length_ = {**bits, "total": sum(bits.values())}
         self._choice = None if choice is None else choice.after(posterior)
-        self._warn("" if choice is None else f" (method='auto' took {method!r}.)")
-        return self
+        return "" if choice is None else f" (method='auto' took {method!r}.)"
 
     def _run(self, method, data: _Data, theta0, seed: int, **kwargs) -> Posterior:
         """Run a method on checked data; the keywords are those of `run_method`."""

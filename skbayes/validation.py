@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import scipy.sparse as sp
@@ -259,3 +261,15 @@ def _chunks(X, rows: int = 1 << 16):
     """Slices of the rows of X, so that temporaries stay small."""
     for start in range(0, X.shape[0], rows):
         yield slice(start, start + rows)
+
+
+@contextmanager
+def unchanged_on_error(estimator) -> Iterator[None]:
+    """Leave an estimator as it was where its fit fails or is interrupted without a result."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

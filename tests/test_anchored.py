@@ -41,7 +41,7 @@ def test_members_are_modes_of_their_own_targets(dtype):
         def __call__(self, theta):
             return target(theta)
 
-        def perturbed(self, streams, noise_std=None, bootstrap=True, anchored=True):
+        def perturbed(self, streams, noise_std=None, bootstrap=True):
             return perturbed
 
     theta0 = target.initial(Streams(4, 6))

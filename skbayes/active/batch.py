@@ -74,7 +74,8 @@ class Power(Batch):
     beta : float or "auto", default="auto"
         Power; large values come near to `Top`.
     n_explore : int, default=50
-        Labels below which "auto" lets more rows count; without effect on a number.
+        Labels below which "auto" lets more rows count; without effect on a number, and, as all of
+        `Power`, on a query for a single row, which is that of largest utility.
     """
 
     def __init__(self, beta="auto", n_explore=50):
@@ -87,7 +88,11 @@ class Power(Batch):
         value = self.beta
         if isinstance(value, str) and value == "auto":
             return
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | np.number)
+            or not 0 < value < np.inf
+        ):
             raise ValueError(
                 f"Power: beta={value!r} is not allowed; it must be 'auto' or a number over 0."
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from skbayes.inference.base import Method, points
-from skbayes.inference.held_out import Chosen, check_for_classes, choose
+from skbayes.inference.base import Interrupted, Method, points
+from skbayes.inference.likelihood_power import POWER, check_power, choose_power, stopped
 from skbayes.inference.noise import (
     N_FOLDS,
     folds,
@@ -13,7 +13,7 @@ from skbayes.inference.noise import (
     log_prob_by_prior_functions,
     sample_noise,
 )
-from skbayes.inference.optimizers import climb
+from skbayes.inference.optimizers import Climb, climb
 
 WARM = 5
 """By how much fewer steps a warm start takes, where their number is not given."""
@@ -42,11 +42,9 @@ class Anchored(Method):
     linear models need the weights for the width of their posterior.
 
     For classes the posterior may be a generalised one, the likelihood to the power
-    ``likelihood_power``, and the anchors may be left at zero, which makes the members modes of one
-    density from several starts. Rows of clean labels say more than the softmax likelihood grants
-    them, and many columns leave each member its own draw from the prior where rows tell nothing;
-    which of it holds, rows that some members are not given can tell ("held_out";
-    `skbayes.inference.held_out`). What was chosen is in ``posterior_.adapted``.
+    ``likelihood_power``: rows of clean labels say more than the softmax likelihood grants them.
+    Whether they are clean, rows that some members are not given can tell ("held_out";
+    `skbayes.inference.likelihood_power`). ``posterior_.adapted`` has the power.
 
     Learned noise is drawn for each member before it is fitted. At the mode of weights and noise
     together the noise is too small, even zero once a network passes through all points; two
@@ -75,11 +73,11 @@ class Anchored(Method):
     bootstrap : bool, default=True
         See above (without effect on normal noise that is the same for all rows).
     likelihood_power : float or "held_out", default=1.0
-        How many times every row counts; for classes only. "held_out" is the best of 1, 4, 16 and
-        64, by short fits of up to eight members before the fit itself, which take from a quarter of
-        its time to once as long.
-    anchors : {"prior", "zero", "held_out"}, default="prior"
-        Where members are anchored; for classes only. "held_out" chooses, in the same way.
+        How many times every row counts; for classes only. "held_out" goes from 1 to 4, 16 and 64 as
+        long as rows left out gain, by short fits of up to eight members before the fit itself,
+        which take from a quarter of its time to once as long (after a warm start, which does not
+        make them shorter, several times as long as the fit). ``loss_curve_`` is per row of those
+        that count.
     """
 
     needs = frozenset({"perturbed"})
@@ -93,7 +91,6 @@ class Anchored(Method):
         max_epochs=None,
         bootstrap=True,
         likelihood_power=1.0,
-        anchors="prior",
     ):
         self.n_members = n_members
         self.solver = solver
@@ -102,7 +99,6 @@ class Anchored(Method):
         self.max_epochs = max_epochs
         self.bootstrap = bootstrap
         self.likelihood_power = likelihood_power
-        self.anchors = anchors
 
     def chain_count(self):
         """Number of members."""
@@ -115,12 +111,11 @@ class Anchored(Method):
         self._require("batch_size", "max_epochs", or_in=(None,))
         self._positive("learning_rate")
         self._choice("bootstrap", (True, False))
-        self._positive("likelihood_power", or_in=("held_out",))
-        self._choice("anchors", ("prior", "zero", "held_out"))
+        self._require("likelihood_power", **POWER)
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Fit all members, see `Method.run`."""
-        check_for_classes(self, log_posterior.likelihood, likelihood_power=1.0, anchors="prior")
+        check_power(self, log_posterior.likelihood)
         theta = log_posterior.initial(streams) if theta0 is None else theta0
         likelihood = log_posterior.likelihood
         noise, warm = None, theta0 is not None
@@ -142,31 +137,31 @@ class Anchored(Method):
                 pooled = (1.0 - share) * by_prior + share * by_held
                 theta = sample_noise(log_posterior, theta, pooled, streams)
             noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
-        power, anchored = self._choose(log_posterior, streams, on_step)
-        target = log_posterior.perturbed(streams, noise, self.bootstrap, anchored)
-        fit = self._fit(target.with_power(power), theta, streams, 1, warm, on_step)
+        power = self.likelihood_power
+        if power == "held_out":
+            try:
+                power = self._chosen_power(log_posterior, streams)
+            except Interrupted as stop:
+                return stopped(stop, log_posterior, self.n_members)
+        target = log_posterior.perturbed(streams, noise, self.bootstrap).with_power(power)
+        fit = self._fit(target, theta, streams, 1, warm, on_step)
         out = points(fit.theta, log_posterior, fit.losses, fit.messages, fit.interrupted)
-        out.adapted["likelihood_power"] = np.asarray(power)
-        out.adapted["anchors"] = np.asarray("prior" if anchored else "zero")
+        out.adapted["likelihood_power"] = np.asarray(float(power))
         return out
 
-    def _choose(self, log_posterior, streams, on_step) -> Chosen:
-        """The likelihood's power and the anchors, where need be from short fits of few members."""
-        power = None if self.likelihood_power == "held_out" else float(self.likelihood_power)
-        anchored = (True, False) if self.anchors == "held_out" else (self.anchors == "prior",)
-        if power is not None and len(anchored) == 1:
-            return Chosen(power, anchored[0])
+    def _chosen_power(self, log_posterior, streams) -> float:
+        """The power of the likelihood, by short fits of a few members."""
         max_epochs = None if self.max_epochs is None else min(-(-self.max_epochs // 4), 100)
 
-        def fit(target, held, few, anchored):
-            perturbed = target.perturbed(few, None, self.bootstrap, anchored).without(held)
+        def fit(target, held, few):
+            perturbed = target.perturbed(few, None, self.bootstrap).without(held)
             theta = target.initial(few)
-            found = self._climb(perturbed, theta, few, max_epochs, 375, 25, on_step, "trial")
+            found = self._climb(perturbed, theta, few, max_epochs, 375, 25)
             if found.interrupted:
-                raise KeyboardInterrupt  # nothing was gained yet
+                raise Interrupted(found.theta, found.losses)
             return found.theta
 
-        return choose(log_posterior, streams, self.n_members, fit, power, anchored)
+        return choose_power(log_posterior, streams, self.n_members, fit)
 
     def _fit(self, target, theta, streams, part, warm, on_step, text="fit"):
         """Climb with a part (1 / part) of the epochs."""
@@ -176,7 +171,9 @@ class Anchored(Method):
         steps = 1500 // faster // part
         return self._climb(target, theta, streams, epochs, steps, polish, on_step, text)
 
-    def _climb(self, target, theta, streams, max_epochs, steps, polish, on_step, text):
+    def _climb(
+        self, target, theta, streams, max_epochs, steps, polish, on_step=None, text="fit"
+    ) -> Climb:
         """Climb to the modes of a perturbed target."""
         return climb(
             target,

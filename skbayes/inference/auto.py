@@ -20,6 +20,7 @@ MOST_PARAMS = 20_000  # of theta, each draw of which is kept
 MANY_ROWS = 10_000  # from which 20 epochs leave networks far from their modes
 LONG_STEPS, BATCH = 12_000, 1024  # of Adam then, for half as many members
 SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.01}
+MANY_COLUMNS = 5  # rows for each of them, up to which members are modes
 GROWTH = 1.25  # of the rows, until which a warm start keeps the power that was found
 
 
@@ -30,37 +31,35 @@ class Choice(NamedTuple):
     """What was chosen."""
 
     n: int
-    """Rows of the fit that ``found`` is from."""
+    """Rows of the fit that ``power`` is from."""
 
     goes_on: bool = False
     """Whether the fit can begin where the last one stopped."""
 
-    found: dict[str, Any] | None = None
-    """Parameters that the fit has chosen by rows that were left out."""
+    power: float | None = None
+    """Of the likelihood, where it was found by rows that were left out."""
 
     @classmethod
     def of(cls, log_posterior, last: Choice | None) -> Choice:
         """The choice for data, after an earlier one, if there was.
 
         Other data may call for another method; chains or members then begin anew. The same one
-        goes on, with what rows that were left out spoke for, unless rows have become more by over
-        a quarter since.
+        goes on, with the power that was found before, unless rows have become more or fewer by
+        over a quarter since.
         """
         method, n = choose(log_posterior), log_posterior.n
         if last is None or type(method) is not type(last.method):
             return cls(method, n)
         if method.chain_count() != last.method.chain_count():
             return cls(method, n)
-        if last.found is not None and n <= GROWTH * last.n:
-            return cls(method.set_params(**last.found), last.n, True, last.found)
+        if last.power is not None and last.n / GROWTH <= n <= GROWTH * last.n:
+            return cls(method.set_params(likelihood_power=last.power), last.n, True, last.power)
         return cls(method, n, True)
 
     def after(self, posterior) -> Choice:
         """The same, once the fit is done."""
-        asked = self.method.get_params(deep=False)
-        names = [name for name, value in asked.items() if value == "held_out"]
-        found = {name: posterior.adapted[name].item() for name in names}
-        return self._replace(found=found or self.found)
+        power = posterior.adapted.get("likelihood_power")
+        return self._replace(power=None if power is None else float(power))
 
 
 def choose(log_posterior) -> Method:
@@ -71,9 +70,10 @@ def choose(log_posterior) -> Method:
     network is linear, with at most 10,000 rows and 20,000 parameters: short chains of `MCLMC`,
     four of 60 draws. They give by far the best held-out densities there.
 
-    *Classification where X has at least as many features as rows*: an `Ensemble` of modes. The
-    data say nothing of most weights; every anchored member keeps its draw from the prior in them,
-    and the average of a few such members is drawn towards ignorance. A plain ensemble has no such
+    *Classification where X has a fifth as many features as rows, or more* (as many as rows, for a
+    linear model, and the power of the likelihood is one there): an `Ensemble` of modes. The data
+    say little of most weights; every anchored member keeps its draw from the prior in them, and
+    the average of a few such members is drawn towards ignorance. A plain ensemble has no such
     noise. It is trained without held-out rows, since the prior already keeps it from overfitting
     and early stopping leaves its probabilities too cautious; the power of the likelihood is chosen
     by rows that members leave out. (In a regression, where the noise is inferred too, it would be
@@ -83,10 +83,10 @@ def choose(log_posterior) -> Method:
 
     *All else*: the `Anchored` ensemble, whose members are nearly draws from the posterior;
     networks of classes without weights of rows (``bootstrap=False``), which predict better, and
-    with a power of the likelihood and anchors that are chosen by rows left out. With more than
-    10,000 rows and at most 20,000 parameters it has 8 members in place of 16, takes 12,000 steps of
-    1,024 rows, and has a larger rate: there the members' spread is small, and what matters is that
-    each of them fits well.
+    with a power of the likelihood that is chosen by rows left out. With more than 10,000 rows and
+    at most 20,000 parameters it has 8 members in place of 16, takes 12,000 steps of 1,024 rows, and
+    has a larger rate: there the members' spread is small, and what matters is that each of them
+    fits well.
 
     Parameters
     ----------
@@ -101,12 +101,13 @@ def choose(log_posterior) -> Method:
     if on_disk(log_posterior):
         return SGHMC()
     if not isinstance(log_posterior.likelihood, Normal):
-        if network.n_inputs >= n:
+        linear = network.is_linear
+        if network.n_inputs * (1 if linear else MANY_COLUMNS) >= n:
             return Ensemble(
                 validation_fraction=0.0,
                 max_epochs=None,
                 batch_size=200,
-                likelihood_power="held_out",
+                likelihood_power=1.0 if linear else "held_out",
             )
         return _anchored(log_posterior)
     few_units = why_not(log_posterior) is None and network.layers[-1].fan_in <= MOST_UNITS
@@ -124,7 +125,7 @@ def _anchored(log_posterior) -> Anchored:
     n = log_posterior.n
     kw: dict[str, Any] = {}
     if not isinstance(log_posterior.likelihood, Normal) and not log_posterior.network.is_linear:
-        kw = {"bootstrap": False, "likelihood_power": "held_out", "anchors": "held_out"}
+        kw = {"bootstrap": False, "likelihood_power": "held_out"}
     if n <= MANY_ROWS or log_posterior.n_params > MOST_PARAMS:
         return Anchored(batch_size=256 if kw else None, **kw)
     epochs = max(20, math.ceil(LONG_STEPS * BATCH / n))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from skbayes.inference.base import Method, points
-from skbayes.inference.held_out import check_for_classes, choose
+from skbayes.inference.base import Interrupted, Method, points
+from skbayes.inference.likelihood_power import POWER, check_power, choose_power, stopped
 from skbayes.inference.optimizers import batches, first_order
 
 
@@ -45,9 +45,10 @@ class Ensemble(Method):
     tol : float, default=1e-4
         See above, per row.
     likelihood_power : float or "held_out", default=1.0
-        How many times every row counts against the prior; for classes only. "held_out" is the best
-        of 1, 4, 16 and 64, by members that leave rows out (`skbayes.inference.held_out`), which
-        takes two to four times as long again.
+        How many times every row counts against the prior; for classes only. "held_out" goes from 1
+        to 4, 16 and 64 as long as rows that members leave out gain
+        (`skbayes.inference.likelihood_power`), which takes two to four times as long again.
+        ``loss_curve_`` is per row of those that count.
     """
 
     def __init__(
@@ -86,40 +87,43 @@ class Ensemble(Method):
         self._positive("learning_rate")
         self._require("momentum", "validation_fraction", kind=(int, float), low=0, high=0.999)
         self._require("tol", kind=(int, float), low=0)
-        self._positive("likelihood_power", or_in=("held_out",))
+        self._require("likelihood_power", **POWER)
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Train all members, see `Method.run`."""
-        check_for_classes(self, log_posterior.likelihood, likelihood_power=1.0)
+        check_power(self, log_posterior.likelihood)
         theta = log_posterior.initial(streams) if theta0 is None else theta0.clone()
         power = self.likelihood_power
         if power == "held_out":
-            power = self._chosen_power(log_posterior, streams, on_step)
+            try:
+                power = self._chosen_power(log_posterior, streams)
+            except Interrupted as stop:
+                return stopped(stop, log_posterior, self.n_members)
         target = log_posterior.with_power(power)
         order = streams.permutation(log_posterior.n)
         theta, losses, messages, interrupted = self._train(
             target, theta, streams, order, theta0 is not None, on_step
         )
         out = points(theta, log_posterior, losses, messages, interrupted)
-        out.adapted["likelihood_power"] = np.asarray(power)
+        out.adapted["likelihood_power"] = np.asarray(float(power))
         return out
 
-    def _chosen_power(self, log_posterior, streams, on_step):
+    def _chosen_power(self, log_posterior, streams) -> float:
         """The power of the likelihood, from members that leave rows out."""
 
-        def fit(target, held, few, _):
+        def fit(target, held, few):
             theta, order = target.initial(few), few.permutation(target.n)
             least = int((~held).sum(1).min())
             out = np.take_along_axis(held, order, 1)
             order = np.stack([own[~leave][:least] for own, leave in zip(order, out, strict=True)])
-            trained, _, _, interrupted = self._train(target, theta, few, order, False, on_step)
+            trained, losses, _, interrupted = self._train(target, theta, few, order, False)
             if interrupted:
-                raise KeyboardInterrupt
+                raise Interrupted(trained, losses)
             return trained
 
-        return choose(log_posterior, streams, self.n_members, fit).power
+        return choose_power(log_posterior, streams, self.n_members, fit)
 
-    def _train(self, log_posterior, theta, streams, order, warm: bool, on_step):
+    def _train(self, log_posterior, theta, streams, order, warm: bool, on_step=None):
         """Train members on rows in the given order, (n_members, n_rows), the first of them held."""
         total_weight = log_posterior.total_weight
         n = order.shape[1]

@@ -362,11 +362,7 @@ class LogPosterior(Density):
         return gauss_newton(self, theta, hessian, last_layer)
 
     def perturbed(
-        self,
-        streams,
-        noise_std: Tensor | None = None,
-        bootstrap: bool = True,
-        anchored: bool = True,
+        self, streams, noise_std: Tensor | None = None, bootstrap: bool = True
     ) -> LogPosterior:
         r"""The anchored copy: every chain with its own noisy data, around its own prior draw.
 
@@ -386,8 +382,6 @@ class LogPosterior(Density):
             then held fixed.
         bootstrap : bool, default=True
             Whether rows get exponential weights where the noise is not of this kind.
-        anchored : bool, default=True
-            Whether the prior is centred on draws from it.
 
         Returns
         -------
@@ -398,7 +392,7 @@ class LogPosterior(Density):
         kw: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         net, hyper = self.prior.sample(streams, **kw)
         params = self.likelihood.initial(streams.n_chains, **kw)
-        out._anchor = torch.cat([net, params, hyper], 1) if anchored else None
+        out._anchor = torch.cat([net, params, hyper], 1)
         likelihood = self.likelihood
         if isinstance(likelihood, Normal) and not likelihood.heteroscedastic:
             out._frozen = likelihood.learned

@@ -1,0 +1,147 @@
+r"""How much rows count against the prior, chosen by rows that were left out.
+
+The generalised posterior of power eta is
+
+.. math:: p_\eta(\theta \mid D) \propto p(\theta) \prod_i p(y_i \mid x_i, \theta)^\eta
+
+(Gruenwald and van Ommen, 2017, section 2, who choose eta by predictions of rows not yet seen; there
+it is at most one). One is Bayes' rule. More than one is right where labels are cleaner than the
+likelihood allows for, as curated ones are (Aitchison, 2021, who so explains the cold posteriors of
+Wenzel et al., 2020): under a modest prior a network's softmax expects labels to be noisy, and
+where they are not its predictions are too cautious until there are very many of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skbayes.inference.base import Interrupted, points
+from skbayes.inference.noise import folds
+from skbayes.model.likelihoods import Normal
+from skbayes.posterior import Posterior
+
+POWERS = (1.0, 4.0, 16.0, 64.0)
+"""Powers that are tried; each doubles the width of a normal prior against the rows. Less than one
+is not: where few rows tell little it ends in networks that are constant."""
+
+POWER: dict[str, Any] = {
+    "kind": Real,
+    "low": 0,
+    "above": True,
+    "high": 1e6,
+    "or_in": ("held_out",),
+}
+"""What ``likelihood_power`` may be, see `Method._require`."""
+
+N_TRIAL_MEMBERS, N_TRIAL_ROWS = 8, 5000
+FEWEST_ROWS = 16  # that are judged; with fewer the power is one
+
+
+def check_power(method, likelihood) -> None:
+    """Raise where a method's ``likelihood_power`` is not one in a regression."""
+    power = method.likelihood_power
+    if power != 1 and isinstance(likelihood, Normal):
+        raise ValueError(
+            f"{type(method).__name__}: likelihood_power={power!r} is not allowed in a regression; "
+            "it must be 1, since there the noise says how much the rows count."
+        )
+
+
+def choose_power(log_posterior, streams, n_members: int, fit: Callable[..., Tensor]) -> float:
+    """The power with the largest log predictive density of rows that members were not given.
+
+    Members leave out a quarter of the rows each; the mean prediction of those that left a row out
+    is judged. From one on, a larger power is taken as long as it is better than the one before by
+    more than a standard error of the difference over rows, so that a few rows do not decide. All
+    trials have the same random numbers. Of more than 5,000 rows that many, at random, are used;
+    where fewer than 16 can be judged the power is one. Rows that are copies of each other, or
+    nearly so, are in the parts that members are given and in those they are judged by: they make
+    the power too large. Weights of rows do not.
+
+    Parameters
+    ----------
+    log_posterior : LogPosterior
+        Of all rows.
+    streams : Streams
+        Of the method that asks; its numbers are not used up.
+    n_members : int
+        Members of the method; at most eight are tried.
+    fit : callable
+        ``fit(target, held, streams)`` gives theta (n_members, n_params) climbed to a target without
+        the rows that ``held`` (n_members, n) is true for.
+
+    Returns
+    -------
+    float
+        One of `POWERS`.
+
+    Raises
+    ------
+    Interrupted
+        By ``fit``, after Ctrl-C; see `stopped`.
+    """
+    best, before = POWERS[0], None
+    n_members = min(n_members, N_TRIAL_MEMBERS)
+    few, one = streams.child(100, n_members), streams.child(101, 1)
+    begin, n = few.state(), log_posterior.n
+    if n > N_TRIAL_ROWS:
+        log_posterior = log_posterior.subset(np.sort(one.permutation(n)[0][:N_TRIAL_ROWS]))
+    held = folds(log_posterior.n, n_members, streams)
+    if _judged(log_posterior, held).sum() < FEWEST_ROWS:
+        return best
+    for power in POWERS:
+        few.restore(begin)
+        theta = fit(log_posterior.with_power(power), held, few)
+        logs, weight = _held_out(log_posterior, theta, held)
+        if before is not None and not _is_better(logs - before, weight):
+            break
+        best, before = power, logs
+    return best
+
+
+def stopped(stop: Interrupted, log_posterior, n_members: int) -> Posterior:
+    """What there is after Ctrl-C in a trial: its members, some of them more than once."""
+    which = np.arange(n_members) % len(stop.theta)
+    message = (
+        "The fit was interrupted while the power of the likelihood was being chosen; it stays as "
+        f"it is: {len(stop.theta)} members, each without a quarter of the rows."
+    )
+    theta = stop.theta[torch.as_tensor(which)]
+    return points(theta, log_posterior, stop.losses[which], [message], True)
+
+
+def _is_better(gain: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether the weighted mean of differences is larger than its standard error.
+
+    It depends on the ratios of weights alone: a row of weight two is one observation.
+    """
+    mean = np.average(gain, weights=weight)
+    n = weight.sum() ** 2 / (weight**2).sum()  # as many of equal weight
+    square = np.average((gain - mean) ** 2, weights=weight**2) / max(n - 1.0, 1e-300)
+    return bool(mean > np.sqrt(square))
+
+
+def _judged(log_posterior, held: np.ndarray) -> np.ndarray:
+    """Which rows have a weight and a member that left them out, (n,)."""
+    judged = np.asarray(held.any(0))
+    if log_posterior.weight is not None:
+        judged &= (log_posterior.weight[0] > 0).cpu().numpy()
+    return judged
+
+
+def _held_out(log_posterior, theta: Tensor, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log density of each judged row under the members that left it out, and the rows' weights."""
+    logs = log_posterior.pointwise(theta, weighted=False).double()
+    mask = torch.as_tensor(held, device=theta.device)
+    logs = logs.masked_fill(~mask, -torch.inf).logsumexp(0).cpu().numpy()
+    logs = logs - np.log(np.maximum(held.sum(0), 1))
+    weight, judged = np.ones(len(logs)), _judged(log_posterior, held)
+    if log_posterior.weight is not None:
+        weight = log_posterior.weight[0].double().cpu().numpy()
+    return logs[judged], weight[judged]
