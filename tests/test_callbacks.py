@@ -16,7 +16,7 @@ from skorch.callbacks import (
 )
 
 from skbayes import BayesianModuleClassifier, BayesianModuleRegressor
-from skbayes.inference import HMC, MAP, SGLD, Ensemble
+from skbayes.inference import HMC, MAP, SGLD, Anchored, Ensemble
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 ADAM = MAP(solver="adam", max_epochs=6)
@@ -77,6 +77,17 @@ def test_callbacks_change_nothing(binary):
     draws = [fit(binary, callbacks).posterior_.draws for callbacks in (None, [], [Diary()])]
     np.testing.assert_array_equal(draws[0], draws[1])
     np.testing.assert_array_equal(draws[0], draws[2])
+
+
+def test_trials_of_a_power_are_not_epochs(binary):
+    """Fits that only choose a parameter end no training early and write no history."""
+    method = Anchored(4, solver="adam", max_epochs=40, bootstrap=False, likelihood_power="held_out")
+    stop = EarlyStopping(monitor="train_loss", patience=3)
+    model = fit(binary, [stop], method)
+    assert hasattr(model, "posterior_") and len(model.history_) <= 40
+    assert [row["epoch"] for row in model.history_] == list(range(1, len(model.history_) + 1))
+    whole = fit(binary, [Diary()], method)
+    assert len(whole.history_) == whole.n_iter_ == 40
 
 
 @pytest.mark.parametrize(
