@@ -32,6 +32,8 @@ class GaussianTarget:
         layers=["one"], is_linear=True, units=lambda layer: np.empty(0, dtype=int)
     )
 
+    factor = 1.0
+
     def __init__(self, mean, cov, dtype=torch.float64, n=100):
         self.dtype, self.n, self.total_weight = dtype, n, float(n)
         self.mean = np.asarray(mean, dtype=np.float64)
@@ -72,6 +74,10 @@ class GaussianTarget:
         return self
 
     minibatch = rows
+
+    def with_power(self, power):
+        assert power == 1
+        return self
 
     def perturbed(self, streams, noise_std=None, bootstrap=True):
         """Every chain's own draw as its mode: what perturbed data and anchors amount to."""

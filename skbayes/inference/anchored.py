@@ -115,7 +115,7 @@ class Anchored(Method):
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Fit all members, see `Method.run`."""
-        check_power(self, log_posterior.likelihood)
+        check_power(self, log_posterior)
         theta = log_posterior.initial(streams) if theta0 is None else theta0
         likelihood = log_posterior.likelihood
         noise, warm = None, theta0 is not None

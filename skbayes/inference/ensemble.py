@@ -91,7 +91,7 @@ class Ensemble(Method):
 
     def run(self, log_posterior, theta0, streams, on_step=None):
         """Train all members, see `Method.run`."""
-        check_power(self, log_posterior.likelihood)
+        check_power(self, log_posterior)
         theta = log_posterior.initial(streams) if theta0 is None else theta0.clone()
         power = self.likelihood_power
         if power == "held_out":

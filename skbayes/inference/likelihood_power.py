@@ -43,10 +43,10 @@ N_TRIAL_MEMBERS, N_TRIAL_ROWS = 8, 5000
 FEWEST_ROWS = 16  # that are judged; with fewer the power is one
 
 
-def check_power(method, likelihood) -> None:
+def check_power(method, log_posterior) -> None:
     """Raise where a method's ``likelihood_power`` is not one in a regression."""
     power = method.likelihood_power
-    if power != 1 and isinstance(likelihood, Normal):
+    if power != 1 and isinstance(log_posterior.likelihood, Normal):
         raise ValueError(
             f"{type(method).__name__}: likelihood_power={power!r} is not allowed in a regression; "
             "it must be 1, since there the noise says how much the rows count."
