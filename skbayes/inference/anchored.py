@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from skbayes.inference.base import Interrupted, Method, points
-from skbayes.inference.likelihood_power import POWER, check_power, choose_power, stopped
+from skbayes.inference.likelihood_power import POWER, check_power, run_with_power
 from skbayes.inference.noise import (
     N_FOLDS,
     folds,
@@ -137,31 +135,22 @@ class Anchored(Method):
                 pooled = (1.0 - share) * by_prior + share * by_held
                 theta = sample_noise(log_posterior, theta, pooled, streams)
             noise = likelihood.noise_std(log_posterior.layout.split(theta)[1], 1)
-        power = self.likelihood_power
-        if power == "held_out":
-            try:
-                power = self._chosen_power(log_posterior, streams)
-            except Interrupted as stop:
-                return stopped(stop, log_posterior, self.n_members)
-        target = log_posterior.perturbed(streams, noise, self.bootstrap).with_power(power)
-        fit = self._fit(target, theta, streams, 1, warm, on_step)
-        out = points(fit.theta, log_posterior, fit.losses, fit.messages, fit.interrupted)
-        out.adapted["likelihood_power"] = np.asarray(float(power))
-        return out
 
-    def _chosen_power(self, log_posterior, streams) -> float:
-        """The power of the likelihood, by short fits of a few members."""
+        def run(power):
+            target = log_posterior.perturbed(streams, noise, self.bootstrap).with_power(power)
+            fit = self._fit(target, theta, streams, 1, warm, on_step)
+            return points(fit.theta, log_posterior, fit.losses, fit.messages, fit.interrupted)
+
+        return run_with_power(self, log_posterior, streams, self._trial, run)
+
+    def _trial(self, target, held, streams):
+        """Members of a short fit that leave rows out, see `choose_power`."""
         max_epochs = None if self.max_epochs is None else min(-(-self.max_epochs // 4), 100)
-
-        def fit(target, held, few):
-            perturbed = target.perturbed(few, None, self.bootstrap).without(held)
-            theta = target.initial(few)
-            found = self._climb(perturbed, theta, few, max_epochs, 375, 25)
-            if found.interrupted:
-                raise Interrupted(found.theta, found.losses)
-            return found.theta
-
-        return choose_power(log_posterior, streams, self.n_members, fit)
+        perturbed = target.perturbed(streams, None, self.bootstrap).without(held)
+        found = self._climb(perturbed, target.initial(streams), streams, max_epochs, 375, 25)
+        if found.interrupted:
+            raise Interrupted(found.theta, found.losses)
+        return found.theta
 
     def _fit(self, target, theta, streams, part, warm, on_step, text="fit"):
         """Climb with a part (1 / part) of the epochs."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from skbayes.inference.base import Interrupted, Method, points
-from skbayes.inference.likelihood_power import POWER, check_power, choose_power, stopped
+from skbayes.inference.likelihood_power import POWER, check_power, run_with_power
 from skbayes.inference.optimizers import batches, first_order
 
 
@@ -93,35 +93,25 @@ class Ensemble(Method):
         """Train all members, see `Method.run`."""
         check_power(self, log_posterior)
         theta = log_posterior.initial(streams) if theta0 is None else theta0.clone()
-        power = self.likelihood_power
-        if power == "held_out":
-            try:
-                power = self._chosen_power(log_posterior, streams)
-            except Interrupted as stop:
-                return stopped(stop, log_posterior, self.n_members)
-        target = log_posterior.with_power(power)
-        order = streams.permutation(log_posterior.n)
-        theta, losses, messages, interrupted = self._train(
-            target, theta, streams, order, theta0 is not None, on_step
-        )
-        out = points(theta, log_posterior, losses, messages, interrupted)
-        out.adapted["likelihood_power"] = np.asarray(float(power))
-        return out
 
-    def _chosen_power(self, log_posterior, streams) -> float:
-        """The power of the likelihood, from members that leave rows out."""
+        def run(power):
+            target, order = log_posterior.with_power(power), streams.permutation(log_posterior.n)
+            found = self._train(target, theta, streams, order, theta0 is not None, on_step)
+            members, losses, messages, interrupted = found
+            return points(members, log_posterior, losses, messages, interrupted)
 
-        def fit(target, held, few):
-            theta, order = target.initial(few), few.permutation(target.n)
-            least = int((~held).sum(1).min())
-            out = np.take_along_axis(held, order, 1)
-            order = np.stack([own[~leave][:least] for own, leave in zip(order, out, strict=True)])
-            trained, losses, _, interrupted = self._train(target, theta, few, order, False)
-            if interrupted:
-                raise Interrupted(trained, losses)
-            return trained
+        return run_with_power(self, log_posterior, streams, self._trial, run)
 
-        return choose_power(log_posterior, streams, self.n_members, fit)
+    def _trial(self, target, held, streams):
+        """Members that leave rows out, see `choose_power`."""
+        theta, order = target.initial(streams), streams.permutation(target.n)
+        least = int((~held).sum(1).min())
+        out = np.take_along_axis(held, order, 1)
+        order = np.stack([own[~leave][:least] for own, leave in zip(order, out, strict=True)])
+        trained, losses, _, interrupted = self._train(target, theta, streams, order, False)
+        if interrupted:
+            raise Interrupted(trained, losses)
+        return trained
 
     def _train(self, log_posterior, theta, streams, order, warm: bool, on_step=None):
         """Train members on rows in the given order, (n_members, n_rows), the first of them held."""

@@ -84,7 +84,7 @@ def choose_power(log_posterior, streams, n_members: int, fit: Callable[..., Tens
     Raises
     ------
     Interrupted
-        By ``fit``, after Ctrl-C; see `stopped`.
+        By ``fit``, after Ctrl-C; see `run_with_power`.
     """
     best, before = POWERS[0], None
     n_members = min(n_members, N_TRIAL_MEMBERS)
@@ -105,15 +105,29 @@ def choose_power(log_posterior, streams, n_members: int, fit: Callable[..., Tens
     return best
 
 
-def stopped(stop: Interrupted, log_posterior, n_members: int) -> Posterior:
-    """What there is after Ctrl-C in a trial: its members, some of them more than once."""
-    which = np.arange(n_members) % len(stop.theta)
-    message = (
-        "The fit was interrupted while the power of the likelihood was being chosen; it stays as "
-        f"it is: {len(stop.theta)} members, each without a quarter of the rows."
-    )
-    theta = stop.theta[torch.as_tensor(which)]
-    return points(theta, log_posterior, stop.losses[which], [message], True)
+def run_with_power(
+    method, log_posterior, streams, trial: Callable[..., Tensor], run: Callable[[float], Posterior]
+) -> Posterior:
+    """What ``run`` gives for a method's power, which is chosen first where it is "held_out".
+
+    ``trial`` is ``fit`` of `choose_power`. After Ctrl-C in a trial its members are what there is,
+    some of them more than once.
+    """
+    power = method.likelihood_power
+    if power == "held_out":
+        try:
+            power = choose_power(log_posterior, streams, method.n_members, trial)
+        except Interrupted as stop:
+            which = np.arange(method.n_members) % len(stop.theta)
+            message = (
+                "The fit was interrupted while the power of the likelihood was being chosen; it "
+                f"stays as it is: {len(stop.theta)} members, each without a quarter of the rows."
+            )
+            theta = stop.theta[torch.as_tensor(which)]
+            return points(theta, log_posterior, stop.losses[which], [message], True)
+    posterior = run(float(power))
+    posterior.adapted["likelihood_power"] = np.asarray(float(power))
+    return posterior
 
 
 def _is_better(gain: np.ndarray, weight: np.ndarray) -> bool:
