@@ -197,9 +197,9 @@ def peer(name: str, arm: str, seed: int, last: int) -> dict:
     return curve.figures()
 
 
-def all_arms(name: str, arms: list[str], seed: int, last: int) -> dict:
-    """Some arms on one split."""
-    return {arm: (ours if arm in OURS else peer)(name, arm, seed, last) for arm in arms}
+def one_arm(name: str, arm: str, seed: int, last: int) -> dict:
+    """One arm on one split."""
+    return (ours if arm in OURS else peer)(name, arm, seed, last)
 
 
 def refit(seed: int, last: int) -> dict:
@@ -337,8 +337,10 @@ def main() -> None:
     for seed in range(n_seeds):
         for name in names:
             last = 20 if args.quick else TABLES[name][1]
-            key = f"{name} {seed} {last} {' '.join(arms)}"
-            found[name].append(runs.get(key, all_arms, name, arms, seed, last))
+            found[name].append({})
+            for arm in arms:
+                key = f"{name} {seed} {last} {arm}"
+                found[name][-1][arm] = runs.get(key, one_arm, name, arm, seed, last)
     for name, results in found.items():
         figures[name] = summary(name, arms, results)
     finish("active_tables", figures, ("scikit-activeml",) if installed("skactiveml") else ())
