@@ -150,6 +150,25 @@ def test_smaller_network_predicts_the_same(name, share):
             assert torch.equal(again(x), small(x))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("whole_units", [False, True])
+def test_smaller_network_can_be_pruned_again(name, whole_units):
+    make, shape = NETWORKS[name]
+    small, x = compact(pruned(make, 0.3, 0), whole_units), rows(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), pruned(make, 0.3, 0)(x), rtol=1e-6, atol=1e-6)
+        for layer in small.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+                layer.weight[:, ::2] = 0.0
+                layer.weight[1::3] = 0.0
+        smaller = compact(small, whole_units)
+        torch.testing.assert_close(smaller(x), small(x), rtol=1e-6, atol=1e-6)
+    assert n_entries(smaller) < n_entries(small) or whole_units  # what is mixed stays
+    selects = [m for m in smaller.modules() if isinstance(m, Select)]
+    layers = [m for m in smaller.modules() if hasattr(m, "weight")]
+    assert len(selects) <= (0 if whole_units else len(layers))
+
+
 def test_widths_of_a_smaller_network():
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
@@ -163,6 +182,9 @@ def test_widths_of_a_smaller_network():
     small = compact(net)
     assert [m.weight.shape for m in small if isinstance(m, nn.Linear)] == [(3, 3), (1, 3), (2, 1)]
     assert isinstance(small[0], Select)
+    whole = compact(net, whole_units=True)
+    assert [m.weight.shape for m in whole if isinstance(m, nn.Linear)] == [(3, 4), (1, 3), (2, 1)]
+    assert not any(isinstance(m, Select) for m in whole)
     # everything removed: a network of its biases, with one unit a layer
     empty = compact(pruned(mlp, 0.0, 0))
     assert [m.weight.shape for m in empty if isinstance(m, nn.Linear)] == [(1, 1), (1, 1), (3, 1)]

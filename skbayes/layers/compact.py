@@ -16,7 +16,7 @@ from skbayes.layers import unit_steps
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def compact(module: nn.Module) -> nn.Module:
+def compact(module: nn.Module, whole_units: bool = False) -> nn.Module:
     r"""A smaller network with the same predictions as a network many of whose weights are zero.
 
     What goes:
@@ -42,6 +42,9 @@ def compact(module: nn.Module) -> nn.Module:
     module : torch.nn.Module
         Can be traced by `torch.fx`: its forward does not branch on values. ``x.view(-1, n)`` is
         taken to flatten each row. It is not changed.
+    whole_units : bool, default=False
+        Whether only whole units and channels go, so that there is no `Select`: all features stay,
+        and all positions of a channel that stays. Such a network can be pruned again.
 
     Returns
     -------
@@ -75,7 +78,7 @@ def compact(module: nn.Module) -> nn.Module:
         for layer in layers:
             _fold_constants(layer, modules)
         for layer in reversed(layers):
-            _drop_inputs(layer)
+            _drop_inputs(layer, whole_units)
         for layer in layers:
             _rebuild(layer, traced, modules)
     traced.graph.eliminate_dead_code()  # what asked for sizes
@@ -111,8 +114,9 @@ def layer_links(module: nn.Module) -> list[tuple[str, str | None]]:
 
 def _trace(module: nn.Module) -> fx.GraphModule:
     """A copy of a module with its graph, in evaluation mode."""
+    module = copy.deepcopy(module).eval()
     try:
-        return fx.symbolic_trace(copy.deepcopy(module).eval())
+        return fx.GraphModule(module, _Tracer().trace(module))
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} cannot be traced by torch.fx ({error}), so there is no "
@@ -147,6 +151,13 @@ class Select(nn.Module):
     def extra_repr(self) -> str:
         """How many of how many."""
         return f"{len(self.index)} of {self.n_in}, dim={self.dim}"
+
+
+class _Tracer(fx.Tracer):
+    """Keeps a `Select` of an earlier time in one piece."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Select) or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass
@@ -270,14 +281,19 @@ def _fold_constants(layer: _Layer, modules: dict[str, nn.Module]) -> None:
     layer.outputs &= ~drop
 
 
-def _drop_inputs(layer: _Layer) -> None:
+def _drop_inputs(layer: _Layer, whole_units: bool) -> None:
     """Drop inputs without outgoing weights, and with them the units that they come from."""
+    if whole_units and layer.above is None:
+        return
     weight = layer.weight * layer.outputs[:, None, None]
     layer.inputs &= (weight != 0.0).any(2).any(0)
     if not layer.inputs.any():
         layer.inputs[0] = True
     if layer.above is not None:
-        layer.above.outputs = layer.inputs.view(-1, layer.above.block).any(1)
+        block = layer.above.block
+        layer.above.outputs = layer.inputs.view(-1, block).any(1)
+        if whole_units:
+            layer.inputs = layer.above.outputs.repeat_interleave(block)
 
 
 def _rebuild(layer: _Layer, traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
@@ -315,11 +331,17 @@ def _rebuild(layer: _Layer, traced: fx.GraphModule, modules: dict[str, nn.Module
         arrive = layer.above.outputs.repeat_interleave(layer.above.block)
     index = torch.nonzero(layer.inputs[arrive]).squeeze(1)
     if len(index) < int(arrive.sum()):
-        dim = -1 if isinstance(old, nn.Linear) else 1
+        select = Select(index, int(arrive.sum()), -1 if isinstance(old, nn.Linear) else 1)
+        before = layer.node.args[0]
+        assert isinstance(before, fx.Node)
+        first = modules.get(str(before.target)) if before.op == "call_module" else None
+        if isinstance(first, Select) and first.dim == select.dim:  # of an earlier time
+            select = Select(first.index[index], first.n_in, select.dim)
+            before = before.args[0]
         selection = name.replace(".", "_") + "_inputs"
-        traced.add_module(selection, Select(index, int(arrive.sum()), dim))
+        traced.add_module(selection, select)
         with traced.graph.inserting_before(layer.node):
-            node = traced.graph.call_module(selection, (layer.node.args[0],))
+            node = traced.graph.call_module(selection, (before,))
         layer.node.args = (node,)
     kept = layer.outputs
     for step in layer.steps:
