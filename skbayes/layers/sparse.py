@@ -16,6 +16,10 @@ ROWS_AT_ONCE = 512
 """Rows of a block: their activations stay in the cache of a core."""
 
 
+FEW = 4096
+"""Activations below which a call costs more than the work."""
+
+
 class SparseNetwork:
     r"""A pruned network whose linear layers are sparse matrices.
 
@@ -172,7 +176,10 @@ def _activate(activation: nn.Module | None, units: np.ndarray) -> np.ndarray:
     if activation is None:
         return units
     if type(activation) is nn.ReLU:
-        return np.maximum(units, 0.0, out=units)
+        if units.size < FEW:
+            return np.maximum(units, 0.0, out=units)
+        torch.from_numpy(units).relu_()  # a third of NumPy's time, but two microseconds a call
+        return units
     if type(activation) is nn.Tanh:
         return np.tanh(units, out=units)
     with torch.no_grad():
