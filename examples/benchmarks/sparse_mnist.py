@@ -17,7 +17,7 @@ from there if it was stopped. On one core LeNet-300-100 takes a quarter of an ho
 an hour.
 
     python examples/benchmarks/sparse_mnist.py --data-dir DIR --net lenet300 --kind sparse \
-        [--state FOLDER] [--epochs N [N ...]] [--quick]
+        [--state FOLDER] [--epochs N [N ...] --rates R [R ...]] [--quick]
 
 ``--quick`` trains a smaller network on scikit-learn's digits, in less than a minute.
 """
@@ -54,15 +54,15 @@ KINDS = {
     "ghs": {"kind": "group", "group_prior": "horseshoe"},
 }
 
-# epochs of the stages, chosen on the held-out rows
-EPOCHS = {
-    ("lenet300", "sparse"): [100],
-    ("lenet5", "sparse"): [15, 60],
-    ("lenet5", "gnj"): [15, 60],
-    ("lenet5", "ghs"): [15, 60],
+# epochs and rate of the stages, chosen on the held-out rows
+STAGES = {
+    ("lenet300", "sparse"): [(100, 0.002)],
+    ("lenet5", "sparse"): [(8, 0.01), (60, 0.003)],
+    ("lenet5", "gnj"): [(8, 0.01), (60, 0.003)],
+    ("lenet5", "ghs"): [(8, 0.01), (60, 0.003)],
 }
-SETTINGS = {"batch_size": 128, "learning_rate": 0.002, "kl_warmup": 0.2}
-QUICK = {"learning_rate": 0.005, "kl_warmup": 0.3, "batch_size": 64}
+SETTINGS = {"batch_size": 128, "kl_warmup": 0.2}
+QUICK = {"batch_size": 64, "kl_warmup": 0.3}
 
 
 class LeNet5(nn.Sequential):
@@ -135,30 +135,32 @@ def main() -> None:
         ("--net", {"choices": ("lenet300", "lenet5"), "default": "lenet300"}),
         ("--kind", {"choices": tuple(KINDS), "default": "sparse"}),
         ("--epochs", {"type": int, "nargs": "+", "help": "of the stages, in place of the setting"}),
+        ("--rates", {"type": float, "nargs": "+", "help": "learning rates of these stages"}),
         ("--state", {"default": None, "help": "folder in which the run is kept"}),
     )
     if args.quick and args.net == "lenet5":
         raise SystemExit("--quick is for --net lenet300 only: digits have 8 x 8 pixels")
-    if args.quick:
-        epochs, settings = args.epochs or [60], QUICK
-    else:
-        if args.epochs is None and (args.net, args.kind) not in EPOCHS:
-            raise SystemExit(f"--epochs is needed for --net {args.net} --kind {args.kind}")
-        epochs, settings = args.epochs or EPOCHS[args.net, args.kind], SETTINGS
+    stages = [(60, 0.005)] if args.quick else STAGES.get((args.net, args.kind))
+    if args.epochs:
+        rates = args.rates or [0.005 if args.quick else 0.002] * len(args.epochs)
+        stages = list(zip(args.epochs, rates, strict=True))
+    elif stages is None:
+        raise SystemExit(f"--epochs is needed for --net {args.net} --kind {args.kind}")
+    settings = QUICK if args.quick else SETTINGS
     rows = data(args)
     sizes = (100, 50) if args.quick else (300, 100)
     network = {"module": LeNet5} if args.net == "lenet5" else {"hidden_layer_sizes": sizes}
     start = time.process_time()
-    for stage, n_epochs in enumerate(epochs):
+    for stage, (n_epochs, rate) in enumerate(stages):
         clf = VariationalDropoutClassifier(
-            **network, **KINDS[args.kind], **settings, max_epochs=n_epochs, standardize=False,
-            n_draws=2, random_state=0, verbose=1,
+            **network, **KINDS[args.kind], **settings, max_epochs=n_epochs, learning_rate=rate,
+            standardize=False, n_draws=2, random_state=0, verbose=1,
         )  # fmt: skip
         clf.fit(*rows["train"], checkpoint=args.state)
         n_weights = sum(mask.size for mask in clf.masks_.values())
         if stage == 0:
             n_whole = n_weights
-        if stage + 1 < len(epochs):
+        if stage + 1 < len(stages):
             network = {"module": clf.to_module(whole_units=True)}
             widths = [list(m.weight.shape) for m in network["module"] if hasattr(m, "weight")]
             left = error(network["module"], rows["held_out"])
@@ -187,7 +189,7 @@ def main() -> None:
         "net": args.net,
         "kind": args.kind,
         **settings,
-        "epochs": epochs,
+        "epochs and rate of the stages": stages,
         "threshold": threshold,
         "test error": error(whole, rows["test"]),
         "test error of the smaller network": error(small, rows["test"]),
@@ -195,7 +197,7 @@ def main() -> None:
         "held-out error": error(whole, rows["held_out"]),
         "times smaller": ratio[0],
         "times smaller with bits": ratio[1],
-        "times smaller with bits and 5-bit places": [part * share for part in places],
+        "times smaller with bits and 5-bit places": places * share,
         "removed (%)": {n: round(100 * share, 2) for n, share in clf.sparsity_.items()},
         "bits": clf.bit_precision_,
         "widths": [m.weight.shape[1] for m in small if hasattr(m, "weight")],
