@@ -105,6 +105,18 @@ def test_the_small_module_predicts_the_same(products, sparse_fit):
     np.testing.assert_allclose(sparse(X)[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_training_goes_on_with_the_smaller_network(products, sparse_fit):
+    small = sparse_fit.to_module(whole_units=True)
+    assert small[0].in_features == 10 and small[0].out_features < 10
+    clf = VariationalDropoutClassifier(
+        module=small, max_epochs=300, batch_size=300, learning_rate=0.003, random_state=0
+    ).fit(*products)
+    assert clf.loss_curve_[0] < 0.7 * sparse_fit.loss_curve_[0]  # from the weights that it had
+    assert clf.score(*products) > 0.9
+    widths = [m.out_features for m in clf.to_module(whole_units=True)[::2]]
+    assert widths[0] <= small[0].out_features and widths[-1] == 1
+
+
 @pytest.mark.parametrize("params", ALL_KINDS, ids=str)
 def test_every_kind_learns(params):
     rng = np.random.default_rng(0)
