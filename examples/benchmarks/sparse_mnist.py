@@ -9,8 +9,8 @@ the held-out rows is at most a standard error above the lowest. Errors are those
 network at the mean of its weights, as in the papers; with its bits, of the weights rounded to them.
 
 LeNet-5 is trained in stages: after the first, units and channels that have become useless are taken
-out for good (`to_module(whole_units=True)`), and the smaller network is trained on from the weights that it has,
-at a fraction of the time. Compression is counted against the whole network.
+out for good (`to_module(whole_units=True)`), and the smaller network is trained on from the weights
+that it has, at a fraction of the time. Compression is counted against the whole network.
 
 A run is kept in the folder of ``--state`` after every epoch (about every half minute) and goes on
 from there if it was stopped. On one core LeNet-300-100 takes a quarter of an hour, LeNet-5 about
