@@ -37,7 +37,7 @@ from skbayes import VariationalDropoutClassifier
 from skbayes.layers.bits import compression_ratio, round_to_bits
 from skbayes.layers.compact import compact
 
-THRESHOLDS = np.arange(3.0, -3.25, -0.25)
+THRESHOLDS = np.arange(8.0, -3.25, -0.25)
 N_HELD_OUT = 5_000
 
 # error (%), compression by pruning, and by pruning and precision
@@ -129,6 +129,25 @@ def rounded(clf) -> nn.Module:
     return module
 
 
+def choose(clf, held_out, share: float = 1.0) -> float:
+    """Prune at the threshold with the highest compression whose held-out error is allowed."""
+    tried, shown = [], []
+    for threshold in THRESHOLDS:
+        clf.prune(threshold)
+        wrong = error(whole_module(clf), held_out)
+        ratio = [part * share for part in clf.compression_ratio_]
+        tried.append((threshold, wrong, ratio[0]))
+        names = ("threshold", "held-out error", "pruning", "precision")
+        shown.append(dict(zip(names, (threshold, wrong, *ratio), strict=True)))
+    table(shown, digits=2)
+    lowest = min(wrong for _, wrong, _ in tried)
+    slack = np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # of a percentage
+    allowed = [entry for entry in tried if entry[1] <= lowest + slack]
+    threshold = max(allowed, key=lambda entry: entry[2])[0]
+    clf.prune(threshold)
+    return float(threshold)
+
+
 def main() -> None:
     args = parse(
         __doc__,
@@ -161,6 +180,7 @@ def main() -> None:
         if stage == 0:
             n_whole = n_weights
         if stage + 1 < len(stages):
+            choose(clf, rows["held_out"])
             network = {"module": clf.to_module(whole_units=True)}
             widths = [list(m.weight.shape) for m in network["module"] if hasattr(m, "weight")]
             left = error(network["module"], rows["held_out"])
@@ -168,20 +188,7 @@ def main() -> None:
     cpu = time.process_time() - start
     share = n_whole / n_weights  # that the stages before have taken out
 
-    tried, shown = [], []
-    for threshold in THRESHOLDS:
-        clf.prune(threshold)
-        held_out = error(whole_module(clf), rows["held_out"])
-        ratio = [part * share for part in clf.compression_ratio_]
-        tried.append((threshold, held_out, ratio[0]))
-        names = ("threshold", "held-out error", "pruning", "precision")
-        shown.append(dict(zip(names, (threshold, held_out, *ratio), strict=True)))
-    table(shown, digits=2)
-    lowest = min(held_out for _, held_out, _ in tried)
-    slack = np.sqrt(lowest * (100 - lowest) / len(rows["held_out"][1]))  # of a percentage
-    allowed = [entry for entry in tried if entry[1] <= lowest + slack]
-    threshold = max(allowed, key=lambda entry: entry[2])[0]
-    clf.prune(threshold)
+    threshold = choose(clf, rows["held_out"], share)
     whole, small = whole_module(clf), compact(whole_module(clf))
     ratio = [part * share for part in clf.compression_ratio_]
     places = compression_ratio(clf.masks_, clf.bit_precision_, index_bits=5)
