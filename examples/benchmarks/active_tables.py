@@ -6,15 +6,15 @@
 100), from 10 labels of balanced classes. Ours is a Bayesian MLP by the default method, its default
 acquisition function and batch, which goes on from query to query (``warm_start=True``), beside its
 own random arm; ``ours_margin`` and ``ours_filter`` (the ensemble filter) on request. The prior,
-N(0, 1) on every weight, and the acquisition function were chosen by `active_default.py`, on
-other sets. The peer is a committee of five of scikit-learn's MLPs, fitted anew at each query (Adam
-with a rate of 0.01, at which it does better than at scikit-learn's default of 0.001 on digits and
-moons), whose labels are chosen by scikit-activeml's Kullback-Leibler divergence of committees
-and by its margin; BatchBALD and random on request. All arms of a seed share the network (32 tanh
-units), the split and the first labels. Needs scikit-activeml for the peers; without it their rows
-are left out. Figures: area under the learning curve (mean test accuracy over the fits), and
-accuracy, NLL and CPU seconds a query at its end; ours less its own random arm, and less the peer's
-best arm, paired by seeds.
+N(0, 1) on every weight, and the acquisition function were chosen by `active_default.py`, on other
+sets (the prior by an earlier run; by one of now it would be the default). The peer is a committee
+of five of scikit-learn's MLPs, fitted anew at each query (Adam with a rate of 0.01, at which it
+does better than at scikit-learn's default of 0.001 on digits and moons), whose labels are chosen by
+scikit-activeml's Kullback-Leibler divergence of committees and by its margin; BatchBALD and random
+on request. All arms of a seed share the network (32 tanh units), the split and the first labels.
+Needs scikit-activeml for the peers; without it their rows are left out. Figures: area under the
+learning curve (mean test accuracy over the fits), and accuracy, NLL and CPU seconds a query at its
+end; ours less its own random arm, and less the peer's best arm, paired by seeds.
 
 ``--part refit``: the ensemble filter on digits with default settings: CPU seconds of refit and
 choice out of 1,078 rows, and NLL beside that of a fit anew on the same labels.

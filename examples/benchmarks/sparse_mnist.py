@@ -13,8 +13,7 @@ out for good (`to_module(whole_units=True)`), and the smaller network is trained
 that it has, at a fraction of the time. Compression is counted against the whole network.
 
 A run is kept in the folder of ``--state`` after every epoch (about every half minute) and goes on
-from there if it was stopped. On one core LeNet-300-100 takes a quarter of an hour, LeNet-5 about
-an hour.
+from there if it was stopped. On one core LeNet-300-100 takes a quarter of an hour, LeNet-5 hours.
 
     python examples/benchmarks/sparse_mnist.py --data-dir DIR --net lenet300 --kind sparse \
         [--state FOLDER] [--epochs N [N ...] --rates R [R ...]] [--quick]
@@ -37,7 +36,10 @@ from skbayes import VariationalDropoutClassifier
 from skbayes.layers.bits import compression_ratio, round_to_bits
 from skbayes.layers.compact import compact
 
-THRESHOLDS = np.arange(8.0, -3.25, -0.25)
+HIGHEST, LOWEST, STEP = 3.0, -3.0, 0.25
+"""Thresholds of log alpha that are tried."""
+HIGHEST_OF_STAGE = 8.0
+"""In the middle of the training: a mean may still matter where its noise is large."""
 N_HELD_OUT = 5_000
 
 # error (%), compression by pruning, and by pruning and precision
@@ -129,23 +131,27 @@ def rounded(clf) -> nn.Module:
     return module
 
 
-def choose(clf, held_out, share: float = 1.0) -> float:
+def choose(clf, held_out, highest: float, share: float = 1.0) -> float:
     """Prune at the threshold with the highest compression whose held-out error is allowed."""
-    tried, shown = [], []
-    for threshold in THRESHOLDS:
+    tried = []
+    for threshold in np.arange(highest, LOWEST - STEP, -STEP):
         clf.prune(threshold)
-        wrong = error(whole_module(clf), held_out)
-        ratio = [part * share for part in clf.compression_ratio_]
-        tried.append((threshold, wrong, ratio[0]))
-        names = ("threshold", "held-out error", "pruning", "precision")
-        shown.append(dict(zip(names, (threshold, wrong, *ratio), strict=True)))
-    table(shown, digits=2)
-    lowest = min(wrong for _, wrong, _ in tried)
+        pruning, precision = (part * share for part in clf.compression_ratio_)
+        tried.append(
+            {
+                "threshold": float(threshold),
+                "held-out error": error(whole_module(clf), held_out),
+                "pruning": pruning,
+                "precision": precision,
+            }
+        )
+    table(tried, digits=2)
+    lowest = min(entry["held-out error"] for entry in tried)
     slack = np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # of a percentage
-    allowed = [entry for entry in tried if entry[1] <= lowest + slack]
-    threshold = max(allowed, key=lambda entry: entry[2])[0]
+    allowed = [entry for entry in tried if entry["held-out error"] <= lowest + slack]
+    threshold = max(allowed, key=lambda entry: entry["pruning"])["threshold"]
     clf.prune(threshold)
-    return float(threshold)
+    return threshold
 
 
 def main() -> None:
@@ -180,7 +186,7 @@ def main() -> None:
         if stage == 0:
             n_whole = n_weights
         if stage + 1 < len(stages):
-            choose(clf, rows["held_out"])
+            choose(clf, rows["held_out"], HIGHEST_OF_STAGE)
             network = {"module": clf.to_module(whole_units=True)}
             widths = [list(m.weight.shape) for m in network["module"] if hasattr(m, "weight")]
             left = error(network["module"], rows["held_out"])
@@ -188,7 +194,7 @@ def main() -> None:
     cpu = time.process_time() - start
     share = n_whole / n_weights  # that the stages before have taken out
 
-    threshold = choose(clf, rows["held_out"], share)
+    threshold = choose(clf, rows["held_out"], HIGHEST, share)
     whole, small = whole_module(clf), compact(whole_module(clf))
     ratio = [part * share for part in clf.compression_ratio_]
     places = compression_ratio(clf.masks_, clf.bit_precision_, index_bits=5)
