@@ -36,8 +36,11 @@ class Noise:
         return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
     def normal_like(self, like: Tensor) -> Tensor:
-        """Standard normal numbers, as many as another tensor has."""
-        return self.normal(*like.shape, like=like)
+        """Standard normal numbers, in the shape and order of memory of another tensor."""
+        out = torch.empty_like(like)  # dense, in any order of axes
+        # drawn as one row: drawing along strides takes ten times as long
+        out.as_strided((out.numel(),), (1,)).normal_(generator=self.generator)
+        return out
 
     def signs(self, *shape: int, like: Tensor) -> Tensor:
         """Plus or minus one with equal chance."""
@@ -109,6 +112,8 @@ class VariationalLayer(nn.Module):
         self.n_weights = math.prod(self.weight_shape)
         self.n_blocks = 1 if self.is_linear else int(part.groups)  # type: ignore[arg-type]
         self.n_in, self.n_out = self.weight_shape[1] * self.n_blocks, self.weight_shape[0]
+        # several times faster on a CPU: the convolution's gradients, and a pooling after it
+        self._channels_last = isinstance(part, nn.Conv2d)
         # the part itself makes convolutions, whose padding has many kinds; hidden from `parameters`
         self._part = (part,)
         self.put(None, None)
@@ -177,6 +182,8 @@ class VariationalLayer(nn.Module):
     def _op(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.is_linear:
             return F.linear(x, weight, bias)  # type: ignore[arg-type]
+        if self._channels_last:
+            x = x.to(memory_format=torch.channels_last)
         return self._part[0]._conv_forward(x, weight, bias)  # type: ignore[operator]
 
 
