@@ -24,8 +24,9 @@ MOST_KEPT = 2000
 
 MOST_CALIBRATION = 20_000
 N_FOLDS = 5
-DEFAULT_ROBUSTNESS = 2.0
 FEW = 500
+ROBUSTNESS_FEW, ROBUSTNESS = 2.0, 0.5
+"""Of the default model, with fewer than `FEW` rows and from there on."""
 
 
 class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
@@ -73,8 +74,9 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
     robustness : float or "auto", default="auto"
         The other way to resist such rows: if positive, training is on the beta divergence
         (``objective="beta-divergence"`` of the model, which has to be "elbo" otherwise), in which
-        unlikely rows weigh less. "auto" is 2 for the default model and leaves a given ``density``
-        as it is. Rows that weigh little are not encoded either: for "kl" and "latent_knn" take 0.
+        unlikely rows weigh less. "auto" is 2 for the default model with fewer than 500 rows, of
+        which few outliers spoil a density, and 0.5 with more; it leaves a given ``density`` as it
+        is. Rows that weigh little are not encoded either: for "kl" and "latent_knn" take 0.
     n_neighbors : int, default=5
         Of "latent_knn".
     random_state : int, RandomState or None, default=None
@@ -240,7 +242,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseEstimator):
         robustness = self.robustness
         if self.density is None:
             model = default_density(len(rows), n < FEW).set_params(verbose=self.verbose)
-            robustness = DEFAULT_ROBUSTNESS if robustness == "auto" else robustness
+            if robustness == "auto":
+                robustness = ROBUSTNESS_FEW if n < FEW else ROBUSTNESS
         else:
             model = clone(self.density)
             robustness = 0.0 if robustness == "auto" else robustness
