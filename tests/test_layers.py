@@ -11,7 +11,15 @@ from skbayes.inference.optimizers import Adam
 from skbayes.layers.dropout_families import _MolchanovSum
 from skbayes.layers.groups import is_chain
 from skbayes.layers.kl import kl_log_uniform_molchanov
-from skbayes.layers.variational import LEAST, Noise, VariationalLayer, convert, layers_of, noisy
+from skbayes.layers.variational import (
+    LEAST,
+    Noise,
+    VariationalLayer,
+    convert,
+    layers_of,
+    noisy,
+    takes_channels_last,
+)
 
 CPU = torch.device("cpu")
 PARTS = {
@@ -107,6 +115,32 @@ def test_factors_of_units():
     layer, part, x = make("linear on sequences", Fixed(0.0))
     layer.put(part.weight, part.bias, None, None, z_in, None)
     torch.testing.assert_close(layer(x), part(x * z_in[:, None]))
+
+
+@pytest.mark.parametrize("name", ["conv2d", "padded by reflection"])
+def test_order_of_memory_changes_nothing(name):
+    layer, _, x = make(name, Fixed(0.7))
+    expected = layer(x)
+    layer.channels_last = True
+    out = layer(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert not out.is_contiguous()
+    torch.testing.assert_close(out, expected)
+    noise = Noise(0, CPU).normal_like(out)  # drawn in that order too
+    assert noise.stride() == out.stride()
+    assert len(noise.unique()) == noise.numel()
+
+
+def test_modules_that_look_at_their_memory_are_told():
+    class Viewing(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).view(len(x), -1)
+
+    x = torch.randn(2, 3, 5, 5)
+    convolution = nn.Conv2d(3, 2, 2)
+    assert takes_channels_last(nn.Sequential(convolution, nn.Flatten()), x)
+    assert not takes_channels_last(Viewing(convolution), x)
+    assert not takes_channels_last(nn.Linear(5, 2), x[0, 0])
 
 
 @pytest.mark.parametrize("name", ["linear", "conv2d"])

@@ -192,6 +192,21 @@ def test_convolutions(params, norm):
     clf.prune(-1.0).to_module()
 
 
+def test_a_module_that_looks_at_its_memory():
+    """Its convolutions keep the order of axes, or `view` would fail."""
+
+    class Viewing(Conv):
+        def forward(self, x):
+            z = torch.tanh(self.second(torch.tanh(self.first(x))))
+            return self.out(z.view(len(x), -1))
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 1, 6, 6)).astype(np.float32)
+    y = np.arange(60) % 3
+    clf = VariationalDropoutClassifier(module=Viewing, standardize=False, **SHORT).fit(X, y)
+    np.testing.assert_allclose(clf.predict_proba(X).sum(1), 1.0)
+
+
 def test_a_pruned_channel_is_silent():
     """A group goes with its bias, and what it led to goes in the next layer."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from skbayes.layers.variational import Noise, VariationalLayer, convert, layers_of
+from skbayes.layers.variational import (
+    Noise,
+    VariationalLayer,
+    convert,
+    layers_of,
+    takes_channels_last,
+)
 from skbayes.model.inputs import Inputs
 from skbayes.model.network import MLPNetwork
 
@@ -84,11 +90,13 @@ class VariationalNetwork:
             and part.bias is not None
             and f"{name}.bias".lstrip(".") not in self.slices
         }
+        channels_last = takes_channels_last(module, rows)
         self.module = convert(module, noise, set(names))
         parts = dict(self.module.named_modules())
         self.layers: dict[str, VariationalLayer] = {name: parts[name] for name in names}  # type: ignore[misc]
         for layer in self.layers.values():
             layer.estimator = "mean" if estimator == "weight" else estimator
+            layer.channels_last = channels_last and len(layer.weight_shape) == 4
         mine = {f"{name}.{kind}".lstrip(".") for name in names for kind in ("weight", "bias")}
         self._others = [name for name in self.names if name not in mine]
         self.is_noisy = np.zeros(network.n_params, dtype=bool)

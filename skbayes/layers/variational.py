@@ -93,6 +93,8 @@ class VariationalLayer(nn.Module):
         As the part has it.
     n_blocks : int
         Groups of channels that see only each other.
+    channels_last : bool
+        Whether images are worked on in this order of memory, see `takes_channels_last`.
     """
 
     weight: Tensor | None
@@ -111,8 +113,7 @@ class VariationalLayer(nn.Module):
         self.n_weights = math.prod(self.weight_shape)
         self.n_blocks = 1 if self.is_linear else int(part.groups)  # type: ignore[arg-type]
         self.n_in, self.n_out = self.weight_shape[1] * self.n_blocks, self.weight_shape[0]
-        # several times faster on a CPU: the convolution's gradients, and a pooling after it
-        self._channels_last = isinstance(part, nn.Conv2d)
+        self.channels_last = False
         # the part itself makes convolutions, whose padding has many kinds; hidden from `parameters`
         self._part = (part,)
         self.put(None, None)
@@ -181,7 +182,7 @@ class VariationalLayer(nn.Module):
     def _op(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.is_linear:
             return F.linear(x, weight, bias)  # type: ignore[arg-type]
-        if self._channels_last:
+        if self.channels_last:
             x = x.to(memory_format=torch.channels_last)
         return self._part[0]._conv_forward(x, weight, bias)  # type: ignore[operator]
 
@@ -251,6 +252,29 @@ def layers_of(module: nn.Module, x: Tensor) -> list[str]:
         for hook in hooks:
             hook.remove()
     return [name for name, number in calls.items() if number == 1]
+
+
+def takes_channels_last(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module takes images whose channels are the last axis in memory.
+
+    Convolutions hand this order on; on a CPU their gradients and poolings are faster in it. A
+    module that looks at its memory (`Tensor.view`) may fail.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The module.
+    x : Tensor of shape (n, ...)
+        Some rows.
+    """
+    if x.dim() != 4:
+        return False
+    try:
+        with torch.no_grad():
+            module(x.to(memory_format=torch.channels_last))
+    except RuntimeError:
+        return False
+    return True
 
 
 def noisy(mean: Tensor, var: Tensor, noise: Noise) -> Tensor:
