@@ -285,13 +285,13 @@ class Pruner:
 def threshold_of_groups(log_posterior, family: DropoutFamily, pruner: Pruner) -> float:
     r"""Threshold of log alpha by which groups go that the training rows do not need.
 
-    It falls from 3 by quarters for as long as the network at its mean loses no more than
+    Of 3 and the quarters below it, the one with the largest
 
-    .. math:: \Delta \log p(y \mid \theta) \le \log G
+    .. math:: \log p(y \mid \theta) - k \log G,
 
-    for each of the groups that go at that quarter, with G groups in all: the risk inflation
-    criterion (Foster and George, 1994), 2 log G of deviance for a variable, by which the best of G
-    groups that mean nothing still goes. The bound alone keeps such a group in every ten or twenty.
+    theta being the mean of the k groups that it keeps of G: the risk inflation criterion (Foster
+    and George, 1994), 2 log G of deviance for a variable, by which the best of G groups that mean
+    nothing still goes. The bound alone keeps such a group in every ten or twenty.
     """
     log_alpha = family.log_alpha()
     values = np.concatenate([part.ravel() for part in log_alpha.values()])
@@ -303,17 +303,22 @@ def threshold_of_groups(log_posterior, family: DropoutFamily, pruner: Pruner) ->
         keep = pruner.of_theta(pruner.masks(log_alpha, threshold), log_posterior.network.n_params)
         theta = centre.clone()
         theta[: len(keep)] *= torch.as_tensor(keep, device=theta.device)
-        return sum(float(rows.log_likelihood(theta[None])) for rows in blocks)
+        log_likelihood = sum(float(rows.log_likelihood(theta[None])) for rows in blocks)
+        return log_likelihood * log_posterior.n / n
 
-    threshold = THRESHOLD
+    price = math.log(len(values))
+    threshold = best = THRESHOLD
     with torch.no_grad():
-        last = fit_at(threshold)
-        while threshold > values.min():
-            gone = int(((values >= threshold - STEP) & (values < threshold)).sum())
-            if gone:
-                now = fit_at(threshold - STEP)
-                if (last - now) * log_posterior.n / n > gone * math.log(len(values)):
-                    break
-                last = now
+        left = int((values < threshold).sum())
+        highest = fit_at(threshold) - left * price
+        while left:
             threshold -= STEP
-    return threshold
+            now = int((values < threshold).sum())
+            if now == left:
+                continue
+            left, fit = now, fit_at(threshold)
+            if fit - left * price >= highest:
+                highest, best = fit - left * price, threshold
+            elif fit < highest:  # and would be if all groups that are left went at no loss
+                break
+    return best

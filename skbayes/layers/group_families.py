@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,10 +29,9 @@ class GroupDropout(DropoutFamily):
     and the divergence is that of `kl_log_uniform` with alpha = sigma^2 / mu^2 plus that of two
     normals (their section 4.1). Factors are drawn anew for every row.
 
-    `log_alpha` is that of a group as a whole,
-    :math:`\log \sum_j \operatorname{Var} w_{ij} / \sum_j (\mathbb{E} w_{ij})^2`: where the data do
-    not need a group, both its factor and its weights are noise. (The paper looks at the alpha of
-    the factor alone, with thresholds chosen for each layer.)
+    `log_alpha` is that of the factor, :math:`\log \sigma_i^2 / \mu_i^2`, as in the paper. The noise
+    of the weights does not count: those that lead to units which are not needed go back to their
+    prior, and there are many of these in a wide layer.
 
     Parameters
     ----------
@@ -89,9 +87,12 @@ class GroupDropout(DropoutFamily):
         """Means and variances of the factors, (n_groups,)."""
         return self.z_mean, self.z_log_var.exp()
 
+    def _z_log_alpha(self) -> Tensor:
+        """Log of the variance over the squared mean of every factor, (n_groups,)."""
+        return self.z_log_var - torch.log(self.z_mean**2 + TINY)
+
     def _z_kl(self) -> Tensor:
-        log_alpha = self.z_log_var - torch.log(self.z_mean**2 + TINY)
-        return self.kl_log_uniform(log_alpha).sum()
+        return self.kl_log_uniform(self._z_log_alpha()).sum()
 
     def sides_of_rates(self):
         """See `DropoutFamily.sides_of_rates`."""
@@ -126,16 +127,9 @@ class GroupDropout(DropoutFamily):
 
     def log_alpha(self):
         """See `DropoutFamily.log_alpha`."""
-        means, variances = self.weight_moments()
-        out = {}
-        for name, layer in zip(self.names, self.network.layers, strict=True):
-            noise, signal = (
-                self.groups.sum_by_group(layer, part)
-                for part in (variances[name], means[name] ** 2)
-            )
-            least = np.finfo(np.float32).tiny  # where there is no signal at all
-            out[name] = np.log(noise.clip(least)) - np.log(signal.clip(least))
-        return out
+        with torch.no_grad():
+            parts = self._z_log_alpha().split(self.groups.sizes)
+        return {n: p.cpu().numpy().copy() for n, p in zip(self.names, parts, strict=True)}
 
 
 class HorseshoeDropout(GroupDropout):
@@ -191,15 +185,22 @@ class HorseshoeDropout(GroupDropout):
         parts = own.split(self.groups.sizes, 1)
         return [torch.exp(part + shared[:, i : i + 1]) for i, part in enumerate(parts)]
 
-    def _z_moments(self):
+    def _log_moments(self) -> tuple[Tensor, Tensor]:
+        """Means and variances of log z, (n_groups,)."""
         m0, v0, m, v = self._logs()
         layer = torch.repeat_interleave(
             torch.arange(len(m0), device=m.device),
             torch.as_tensor(self.groups.sizes, device=m.device),
         )
-        mean, var = m + m0[layer], v + v0[layer]
+        return m + m0[layer], v + v0[layer]
+
+    def _z_moments(self):
+        mean, var = self._log_moments()
         first = torch.exp(mean + 0.5 * var)
         return first, first**2 * torch.expm1(var)
+
+    def _z_log_alpha(self):
+        return torch.log(torch.expm1(self._log_moments()[1]))
 
     def _z_kl(self):
         variances = [part.exp() for part in self.log_log_var]

@@ -85,11 +85,6 @@ class Groups:
         rest = out.new_full((len(z), n_params - out.shape[1]), other)
         return torch.cat([out, rest], 1)
 
-    def sum_by_group(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Sums (n_groups,) of values in the shape of a layer's weight."""
-        size = self.sizes[list(self.sides).index(name)]
-        return np.bincount(self._own[name].ravel(), values.ravel(), minlength=size)
-
 
 def is_chain(module: nn.Module, names: Sequence[str]) -> bool:
     """Whether layers are a module's only ones, and the units of each the inputs of the next.
