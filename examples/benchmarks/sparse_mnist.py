@@ -36,7 +36,7 @@ from skbayes import VariationalDropoutClassifier
 from skbayes.layers.bits import compression_ratio, round_to_bits
 from skbayes.layers.compact import compact
 
-HIGHEST, LOWEST, STEP = 3.0, -3.0, 0.25
+HIGHEST, LOWEST, STEP = 3.0, -8.0, 0.25
 """Thresholds of log alpha that are tried."""
 HIGHEST_OF_STAGE = 8.0
 """In the middle of the training: a mean may still matter where its noise is large."""
