@@ -207,9 +207,9 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
     Attributes
     ----------
     log_alpha_ : dict of str to ndarray
-        Log of the variance over the squared mean of each weight (group, layer), by the names that
-        the weights have in `to_module`'s uncompressed network, such as "0.weight"; shapes
-        (n_out, n_in, ...), (n_groups,) or (1,).
+        Log of the variance over the squared mean of each weight (factor of a group, layer), by the
+        names that the weights have in `to_module`'s uncompressed network, such as "0.weight";
+        shapes (n_out, n_in, ...), (n_groups,) or (1,).
     masks_ : dict of str to ndarray of bool
         Weights that are kept.
     threshold_ : float
@@ -395,9 +395,9 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
     Attributes
     ----------
     log_alpha_ : dict of str to ndarray
-        Log of the variance over the squared mean of each weight (group, layer), by the names that
-        the weights have in `to_module`'s uncompressed network, such as "0.weight"; shapes
-        (n_out, n_in, ...), (n_groups,) or (1,).
+        Log of the variance over the squared mean of each weight (factor of a group, layer), by the
+        names that the weights have in `to_module`'s uncompressed network, such as "0.weight";
+        shapes (n_out, n_in, ...), (n_groups,) or (1,).
     masks_ : dict of str to ndarray of bool
         Weights that are kept.
     threshold_ : float

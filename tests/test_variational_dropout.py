@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from modules import Branches, Conv, Small
+from problems import make_log_posterior, random_theta
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -16,6 +17,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from skbayes import VariationalDropoutClassifier, VariationalDropoutRegressor
 from skbayes.inference.variational_dropout import KINDS
 from skbayes.layers.compact import Select
+from skbayes.layers.group_families import GroupDropout, HorseshoeDropout
+from skbayes.layers.passes import VariationalNetwork
+from skbayes.layers.variational import Noise
 
 SHORT = {"max_epochs": 25, "n_draws": 4, "learning_rate": 0.05, "random_state": 0}
 
@@ -133,6 +137,28 @@ def test_every_kind_learns(params):
     np.testing.assert_array_equal(clf.posterior_.draws, again.posterior_.draws)
     with pytest.raises(ValueError, match="improper"):
         clf.sample_prior(X)
+
+
+@pytest.mark.parametrize("family", [GroupDropout, HorseshoeDropout])
+def test_log_alpha_of_groups_is_that_of_their_factors(family):
+    """By draws; the noise of the weights does not count."""
+    target = make_log_posterior("fixed", hidden=(4, 3))
+    noise, n = Noise(0, torch.device("cpu")), 40_000
+    family = family(target, random_theta(target, 1)[0], VariationalNetwork.of(target, noise))
+    with torch.no_grad():
+        for leaf in family.leaves[2:]:
+            leaf += 0.3 * noise.normal_like(leaf)
+        for leaf in family.leaves[3:]:
+            leaf[leaf < -5] += 6.0  # variances
+        draws = [part.numpy() for part in family._draw_z(n, noise)]
+        family.log_var += 5.0
+    found = family.log_alpha()
+    assert list(found) == ["0.weight", "2.weight", "4.weight"]
+    for z, log_alpha in zip(draws, found.values(), strict=True):
+        parts = np.split(z, 20)  # the spread over parts tells the error
+        each = np.stack([np.log(part.var(0) / part.mean(0) ** 2) for part in parts])
+        error = each.std(0, ddof=1) / np.sqrt(len(each))
+        assert (np.abs(each.mean(0) - log_alpha) < 5 * error + 0.02).all()
 
 
 @pytest.mark.parametrize("prior", ["normal_jeffreys", "horseshoe"])
