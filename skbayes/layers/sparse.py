@@ -15,18 +15,16 @@ from skbayes.layers.unit_steps import POINTWISE_MODULES
 ROWS_AT_ONCE = 512
 """Rows of a block: their activations stay in the cache of a core."""
 
-FEW = 4096
-"""Activations below which a call costs more than the work."""
-
 
 class SparseNetwork:
     r"""A pruned network whose linear layers are sparse matrices.
 
     First what can be removed whole is removed (`skbayes.layers.compact.compact`). Of what is left,
-    a layer with a small share of non-zero weights is kept in compressed rows (CSR), any other as a
-    dense matrix. Activations are held with one row per unit and one column per example, so that a
-    weight times a unit runs along memory; long inputs are cut into blocks of rows. All of it runs
-    on one core: a block takes less than a millisecond, and threads would wait for each other.
+    a layer with a small share of non-zero weights is kept in compressed columns (CSC), any other as
+    a dense matrix. Activations are held with one row per unit and one column per example, so that a
+    weight times a unit runs along memory, and each unit is read once while all sums that it goes
+    into stay in the cache; long inputs are cut into blocks of rows. All of it runs on one core: a
+    block takes less than a millisecond, and threads would wait for each other.
 
     Convolutions, if any, come first and run in torch, made smaller.
 
@@ -41,7 +39,7 @@ class SparseNetwork:
 
     Attributes
     ----------
-    matrices : list of (csr_array or ndarray, ndarray, Module or None)
+    matrices : list of (csc_array or ndarray, ndarray, Module or None)
         Weight (n_out, n_in), bias (n_out, 1) and activation of each linear layer.
     n_nonzero : int
         Weights that are not zero in these.
@@ -77,7 +75,7 @@ class SparseNetwork:
         self.before = nn.Sequential(*steps[:start]) if start else None
         self.after = nn.Sequential(*steps[end:]) if end < len(steps) else None
         self.selected: np.ndarray | None = None
-        self.matrices: list[tuple[sp.csr_array | np.ndarray, np.ndarray, nn.Module | None]] = []
+        self.matrices: list[tuple[sp.csc_array | np.ndarray, np.ndarray, nn.Module | None]] = []
         for step in steps[start:end]:
             if isinstance(step, Select):  # only before the first: others went with their units
                 self.selected = step.index.numpy().copy()
@@ -88,6 +86,7 @@ class SparseNetwork:
                 self.matrices[-1] = (weight, bias, step)
         self.n_nonzero = sum(int(np.count_nonzero(_values(w))) for w, _, _ in self.matrices)
         self.dtype = self.matrices[0][1].dtype
+        self._steps = _folded(self.matrices)
 
     def __call__(self, X) -> np.ndarray:
         """Outputs of the network.
@@ -115,12 +114,15 @@ class SparseNetwork:
         if self.before is not None:
             with torch.no_grad():
                 X = self.before(torch.from_numpy(X)).numpy()
-        columns = X if self.selected is None else X[:, self.selected]
-        units = np.ascontiguousarray(columns.T)  # (n_units, n)
-        for weight, bias, activation in self.matrices:
+        # (n_units, n), in one copy
+        units = np.ascontiguousarray(X.T) if self.selected is None else X.T[self.selected]
+        for weight, bias, activation in self._steps:
             units = weight @ units
-            units += bias
-            units = _activate(activation, units)
+            if activation is np.maximum:
+                np.maximum(units, bias, out=units)
+            else:
+                units += bias
+                units = _activate(activation, units)
         if self.after is None:
             return units.T
         with torch.no_grad():
@@ -156,18 +158,37 @@ def _linear_part(steps: list[nn.Module]) -> tuple[int, int]:
     return start - isinstance(steps[start - 1], Select) if start else start, end
 
 
-def _matrix(layer: nn.Linear, sparse_below: float) -> tuple[sp.csr_array | np.ndarray, np.ndarray]:
+def _matrix(layer: nn.Linear, sparse_below: float) -> tuple[sp.csc_array | np.ndarray, np.ndarray]:
     """Weight, sparse or dense, and bias as a column."""
     weight = layer.weight.detach().numpy().copy()
     bias = np.zeros(len(weight), weight.dtype)
     if layer.bias is not None:
         bias += layer.bias.detach().numpy()
     share = np.count_nonzero(weight) / weight.size
-    return (sp.csr_array(weight) if share < sparse_below else weight), bias[:, None]
+    return (sp.csc_array(weight) if share < sparse_below else weight), bias[:, None]
 
 
-def _values(weight: sp.csr_array | np.ndarray) -> np.ndarray:
+def _values(weight: sp.csc_array | np.ndarray) -> np.ndarray:
     return weight if isinstance(weight, np.ndarray) else np.asarray(weight.data)
+
+
+def _folded(matrices: list) -> list:
+    """The same layers with one pass over the units of each ReLU in place of two.
+
+    relu(z + b) = max(z, -b) + b, and the next layer's bias takes W b in: such a step is (weight,
+    -b, np.maximum).
+    """
+    steps, carried = [], None
+    for weight, bias, activation in matrices:
+        if carried is not None:
+            bias = bias + weight @ carried
+        carried = None
+        if type(activation) is nn.ReLU and len(steps) + 1 < len(matrices):
+            carried = bias
+            steps.append((weight, -bias, np.maximum))
+        else:
+            steps.append((weight, bias, activation))
+    return steps
 
 
 def _activate(activation: nn.Module | None, units: np.ndarray) -> np.ndarray:
@@ -175,9 +196,7 @@ def _activate(activation: nn.Module | None, units: np.ndarray) -> np.ndarray:
     if activation is None:
         return units
     if type(activation) is nn.ReLU:
-        if units.size < FEW:
-            return np.maximum(units, 0.0, out=units)
-        return torch.from_numpy(units).relu_().numpy()  # a third of NumPy's time, but for the call
+        return np.maximum(units, 0.0, out=units)
     if type(activation) is nn.Tanh:
         return np.tanh(units, out=units)
     with torch.no_grad():
