@@ -10,7 +10,7 @@ from torch import nn
 
 from skbayes.layers.bits import bit_precision, compression_ratio
 from skbayes.layers.compact import compact
-from skbayes.layers.pruning import BY_LOG_ALPHA, Masks, apply_masks, check_threshold, sparsity
+from skbayes.layers.pruning import Masks, apply_masks, sparsity
 from skbayes.layers.sparse import SparseNetwork
 from skbayes.model import Layout
 from skbayes.posterior import Posterior
@@ -44,26 +44,31 @@ class PrunedMixin:
 
         Parameters
         ----------
-        threshold : float or None, default=None
+        threshold : float, dict of str to float or None, default=None
             Weights, or groups of them, with log alpha at or above it are removed; infinity removes
-            nothing. None is 3; for ``kind="group"`` it is what `fit` found: 3, or lower where the
-            training rows do not need the groups either, by the risk inflation criterion.
+            nothing. A dict has a threshold of its own for each name in ``log_alpha_``. None is 3;
+            for ``kind="group"`` it is what `fit` found: 3, or lower where the training rows do not
+            need the groups either, by the risk inflation criterion.
 
         Returns
         -------
         self : object
             The estimator, with other ``masks_``, ``sparsity_``, ``bit_precision_``,
             ``compression_ratio_`` and draws in ``posterior_``.
+
+        Raises
+        ------
+        ValueError
+            If a threshold is no number, or a dict does not have the names of ``log_alpha_``.
         """
         check_is_fitted(self, "posterior_")
         posterior = self.posterior_
         adapted: dict[str, Any] = posterior.adapted
         if threshold is None:
             threshold = adapted["threshold"]
-        check_threshold(threshold, BY_LOG_ALPHA)
-        self.threshold_ = threshold
         pruner = adapted["pruner"]
         self.masks_: Masks = pruner.masks(self.log_alpha_, threshold)
+        self.threshold_ = threshold
         keep = pruner.of_theta(self.masks_, self._layout.n_params)
         if self._draws.shape[2] > len(keep):  # statistics of batch normalisation
             keep = np.append(keep, np.ones(self._draws.shape[2] - len(keep), dtype=bool))

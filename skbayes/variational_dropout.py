@@ -212,8 +212,8 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
         shapes (n_out, n_in, ...), (n_groups,) or (1,).
     masks_ : dict of str to ndarray of bool
         Weights that are kept.
-    threshold_ : float
-        Of log alpha, by which they are kept.
+    threshold_ : float or dict of str to float
+        Of log alpha, by which they are kept; a dict if `prune` was given one.
     sparsity_ : dict of str to float
         Share of each weight's entries that is removed; "all" of all of them.
     sparsity_curve_ : dict of str to ndarray of shape (`n_iter_`,)
@@ -400,8 +400,8 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
         shapes (n_out, n_in, ...), (n_groups,) or (1,).
     masks_ : dict of str to ndarray of bool
         Weights that are kept.
-    threshold_ : float
-        Of log alpha, by which they are kept.
+    threshold_ : float or dict of str to float
+        Of log alpha, by which they are kept; a dict if `prune` was given one.
     sparsity_ : dict of str to float
         Share of each weight's entries that is removed; "all" of all of them.
     sparsity_curve_ : dict of str to ndarray of shape (`n_iter_`,)

@@ -383,6 +383,12 @@ def test_weights_and_sparsity_of_layers(kind):
         LayerWeightsDisplay.from_estimator(model, layers=["3.weight"])
     curve = SparsityCurveDisplay.from_estimator(model)
     assert {line.get_label() for line in curve.ax_.lines} == {"0.weight", "2.weight", "all"}
+    clf.prune({"0.weight": 1.0, "2.weight": -1.0})
+    lines = [
+        image.colorbar.ax.lines[0]
+        for image in (ax.images[0] for ax in LayerWeightsDisplay.from_estimator(model).ax_[1])
+    ]
+    assert [line.get_ydata()[0] for line in lines] == [1.0, -1.0]
     clf.prune(3.0)  # at which the curve is, where fit looks for the threshold of groups
     assert curve.ax_.lines[-1].get_ydata()[-1] == pytest.approx(100 * clf.sparsity_["all"])
     with pytest.raises(ValueError, match="has no prune"):

@@ -375,7 +375,19 @@ def test_masks_name_a_bad_threshold(threshold):
     with pytest.raises(ValueError, match="threshold=.* is not allowed; it must be a number that"):
         local_masks({"w": np.zeros(2)}, threshold)
     with pytest.raises(ValueError, match="threshold=.* is not allowed; it must be a number that"):
+        local_masks({"w": np.zeros(2)}, {"w": threshold})
+    with pytest.raises(ValueError, match="threshold=.* is not allowed; it must be a number that"):
         signal_to_noise_masks(None, threshold)
+
+
+def test_masks_by_a_threshold_for_each_weight():
+    log_alpha = {"0.weight": np.array([1.0, 3.5]), "2.weight": np.array([1.0, 3.5])}
+    masks = local_masks(log_alpha, {"2.weight": 4.0, "0.weight": 1.0})
+    np.testing.assert_array_equal(masks["0.weight"], [False, False])
+    np.testing.assert_array_equal(masks["2.weight"], [True, True])
+    for names in (["0.weight"], ["0.weight", "2.weight", "4.weight"], []):
+        with pytest.raises(ValueError, match="must be a number, or have one for each of"):
+            local_masks(log_alpha, dict.fromkeys(names, 3.0))
 
 
 def test_other_bad_arguments_are_named():

@@ -88,9 +88,12 @@ def test_thresholds_can_be_tried(products, sparse_fit):
     assert kept[-3.0] < kept[3.0] < kept[np.inf] == 110, kept
     assert reg.sparsity_["all"] == 0.0 and reg.compression_ratio_.pruning == 1.0
     np.testing.assert_allclose(reg.prune(3.0).predict_proba(X), proba, rtol=1e-12)
-    for bad in ([3], "3", np.nan, True):
+    reg.prune({"0.weight": np.inf, "2.weight": -3.0})
+    assert reg.sparsity_["2.weight"] > 0 and reg.threshold_["2.weight"] == -3.0
+    for bad in ([3], "3", np.nan, True, {"0.weight": 3.0}):
         with pytest.raises(ValueError, match="threshold"):
             reg.prune(bad)
+    assert reg.threshold_["2.weight"] == -3.0
 
 
 def test_the_small_module_predicts_the_same(products, sparse_fit):

@@ -38,6 +38,8 @@ from skbayes.layers.compact import compact
 
 HIGHEST, LOWEST, STEP = 3.0, -8.0, 0.25
 """Thresholds of log alpha that are tried."""
+AT_ONCE = (1, 2, 4, 8, 16)
+"""Groups of a layer that may go at once."""
 HIGHEST_OF_STAGE = 8.0
 """In the middle of the training: a mean may still matter where its noise is large."""
 N_HELD_OUT = 5_000
@@ -132,27 +134,48 @@ def rounded(clf) -> nn.Module:
     return module
 
 
-def choose(clf, held_out, highest: float, share: float = 1.0) -> float:
-    """Prune at the threshold with the highest compression whose held-out error is allowed."""
-    tried = []
-    for threshold in np.arange(highest, LOWEST - STEP, -STEP):
-        clf.prune(threshold)
-        pruning, precision = (part * share for part in clf.compression_ratio_)
-        tried.append(
-            {
-                "threshold": float(threshold),
-                "held-out error": error(whole_module(clf), held_out),
-                "pruning": pruning,
-                "precision": precision,
-            }
-        )
-    table(tried, digits=2)
-    lowest = min(entry["held-out error"] for entry in tried)
-    slack = np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # of a percentage
-    allowed = [entry for entry in tried if entry["held-out error"] <= lowest + slack]
-    threshold = max(allowed, key=lambda entry: entry["pruning"])["threshold"]
+def tried(clf, held_out, threshold, share: float) -> dict:
+    """The network pruned at a threshold: its error on the held-out rows, and how much is gone."""
     clf.prune(threshold)
-    return threshold
+    pruning, precision = (part * share for part in clf.compression_ratio_)
+    found = error(compact(whole_module(clf)), held_out)
+    return {"held-out error": found, "pruning": pruning, "precision": precision}
+
+
+def choose(clf, held_out, highest: float, share: float = 1.0):
+    """Prune at the threshold with the highest compression whose held-out error is allowed.
+
+    By groups each layer then goes on by itself: again and again the next few groups of one go, of
+    the one that makes the network smaller by most for each held-out row that it costs.
+    """
+    found = []
+    for threshold in np.arange(highest, LOWEST - STEP, -STEP):
+        found.append({"threshold": float(threshold), **tried(clf, held_out, threshold, share)})
+    table(found, digits=2)
+    lowest = min(entry["held-out error"] for entry in found)
+    slack = np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # of a percentage
+    allowed = [entry for entry in found if entry["held-out error"] <= lowest + slack]
+    now = max(allowed, key=lambda entry: entry["pruning"])
+    thresholds = threshold = now.pop("threshold")
+    if clf.kind == "group":
+        thresholds, row = dict.fromkeys(clf.log_alpha_, threshold), 100 / len(held_out[1])
+        while True:
+            steps = []
+            for name, alphas in clf.log_alpha_.items():
+                below = np.unique(alphas[alphas < thresholds[name]])[::-1]
+                for k in (k for k in AT_ONCE if k < below.size):
+                    own = {**thresholds, name: float(below[k - 1])}
+                    then = tried(clf, held_out, own, share)
+                    gain = np.log(then["pruning"] / now["pruning"])
+                    rows = max(1.0, (then["held-out error"] - now["held-out error"]) / row)
+                    if gain > 0 and then["held-out error"] <= lowest + slack:
+                        steps.append((gain / rows, own, then))
+            if not steps:
+                break
+            _, thresholds, now = max(steps, key=lambda step: step[0])
+        print(f"by layer: {thresholds}, {now}", flush=True)
+    clf.prune(thresholds)
+    return thresholds
 
 
 def main() -> None:

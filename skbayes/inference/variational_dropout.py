@@ -230,7 +230,7 @@ class Pruner:
         chain = is_chain(module, list(own.layers)) and set(blocks.values()) == {1}
         return cls(shapes, sides, chain, places, blocks)
 
-    def masks(self, log_alpha: dict[str, np.ndarray], threshold: float) -> Masks:
+    def masks(self, log_alpha: dict[str, np.ndarray], threshold) -> Masks:
         """Weights that are kept, where log alpha is below the threshold and they lead somewhere."""
         below = local_masks(log_alpha, threshold)
         kinds = set(self.sides.values())

@@ -21,7 +21,9 @@ BY_LOG_ALPHA = "log alpha is compared with (infinity removes nothing)"
 """For `check_threshold`."""
 
 
-def local_masks(log_alpha: Mapping[str, np.ndarray], threshold: float = 3.0) -> Masks:
+def local_masks(
+    log_alpha: Mapping[str, np.ndarray], threshold: float | Mapping[str, float] = 3.0
+) -> Masks:
     r"""Keep each weight whose own dropout rate is below the threshold.
 
     With q(w) = N(mu, alpha mu^2), a weight of large alpha is noise around zero, and is removed:
@@ -35,8 +37,8 @@ def local_masks(log_alpha: Mapping[str, np.ndarray], threshold: float = 3.0) -> 
     ----------
     log_alpha : mapping of str to array
         Of each weight.
-    threshold : float, default=3.0
-        Of log alpha.
+    threshold : float or mapping of str to float, default=3.0
+        Of log alpha; a mapping has one for each weight.
 
     Returns
     -------
@@ -45,10 +47,10 @@ def local_masks(log_alpha: Mapping[str, np.ndarray], threshold: float = 3.0) -> 
     Raises
     ------
     ValueError
-        If the threshold is no number.
+        If the threshold is no number, or a weight has none.
     """
-    check_threshold(threshold, BY_LOG_ALPHA)
-    return {name: np.asarray(values) < threshold for name, values in log_alpha.items()}
+    own = _by_weight(threshold, list(log_alpha))
+    return {name: np.asarray(values) < own[name] for name, values in log_alpha.items()}
 
 
 def check_threshold(threshold, what: str) -> None:
@@ -66,6 +68,21 @@ def check_threshold(threshold, what: str) -> None:
         raise ValueError(
             f"threshold={threshold!r} is not allowed; it must be a number that {what}."
         )
+
+
+def _by_weight(threshold, names: list[str]) -> dict[str, float]:
+    """The threshold of each weight, from one for all or one for each."""
+    if not isinstance(threshold, Mapping):
+        check_threshold(threshold, BY_LOG_ALPHA)
+        return dict.fromkeys(names, threshold)
+    if set(threshold) != set(names):
+        raise ValueError(
+            f"threshold={threshold!r} is not allowed; it must be a number, or have one for each of "
+            f"{names}."
+        )
+    for value in threshold.values():
+        check_threshold(value, BY_LOG_ALPHA)
+    return dict(threshold)
 
 
 def group_masks(

@@ -29,7 +29,7 @@ class LayerWeightsDisplay:
         Logarithm of the dropout rate of each weight, of the same shapes.
     masks : dict of str to ndarray of bool
         Weights that are kept, of the same shapes.
-    threshold : float
+    threshold : float or dict of str to float
         Of log alpha.
 
     Attributes
@@ -118,7 +118,8 @@ class LayerWeightsDisplay:
             scale = {"cmap": "viridis", "vmin": -LIMIT, "vmax": LIMIT}
             image = below.imshow(_flat(self.log_alpha[name]), **scale, **style)
             bar = self.figure_.colorbar(image, ax=below, label=r"$\log\ \alpha$")
-            bar.ax.axhline(self.threshold, color="red")
+            own = self.threshold[name] if isinstance(self.threshold, dict) else self.threshold
+            bar.ax.axhline(own, color="red")
             below.set_xlabel("input")
         for axes in self.ax_[:, 0]:
             axes.set_ylabel("output")
