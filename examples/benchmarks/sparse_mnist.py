@@ -40,8 +40,9 @@ HIGHEST, LOWEST, STEP = 3.0, -8.0, 0.25
 """Thresholds of log alpha that are tried."""
 AT_ONCE = (1, 2, 4, 8, 16)
 """Groups of a layer that may go at once."""
-HIGHEST_OF_STAGE = 8.0
-"""In the middle of the training: a mean may still matter where its noise is large."""
+HIGHEST_OF_STAGE, ERRORS_OF_STAGE = 8.0, 2.0
+"""In the middle of the training: a mean may still matter where its noise is large, and the next
+stage makes up for an error that is a few standard errors larger (one at the end)."""
 N_HELD_OUT = 5_000
 
 # error (%), compression by pruning, and by pruning and precision
@@ -142,18 +143,19 @@ def tried(clf, held_out, threshold, share: float) -> dict:
     return {"held-out error": found, "pruning": pruning, "precision": precision}
 
 
-def choose(clf, held_out, highest: float, share: float = 1.0):
+def choose(clf, held_out, highest: float, share: float = 1.0, n_errors: float = 1.0):
     """Prune at the threshold with the highest compression whose held-out error is allowed.
 
-    By groups each layer then goes on by itself: again and again the next few groups of one go, of
-    the one that makes the network smaller by most for each held-out row that it costs.
+    That is one at most ``n_errors`` standard errors above the lowest. By groups each layer then
+    goes on by itself: again and again the next few groups of one go, of the one that makes the
+    network smaller by most for each held-out row that it costs.
     """
     found = []
     for threshold in np.arange(highest, LOWEST - STEP, -STEP):
         found.append({"threshold": float(threshold), **tried(clf, held_out, threshold, share)})
     table(found, digits=2)
     lowest = min(entry["held-out error"] for entry in found)
-    slack = np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # of a percentage
+    slack = n_errors * np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # of a percentage
     allowed = [entry for entry in found if entry["held-out error"] <= lowest + slack]
     now = max(allowed, key=lambda entry: entry["pruning"])
     thresholds = threshold = now.pop("threshold")
@@ -210,7 +212,7 @@ def main() -> None:
         if stage == 0:
             n_whole = n_weights
         if stage + 1 < len(stages):
-            choose(clf, rows["held_out"], HIGHEST_OF_STAGE)
+            choose(clf, rows["held_out"], HIGHEST_OF_STAGE, n_errors=ERRORS_OF_STAGE)
             network = {"module": clf.to_module(whole_units=True)}
             widths = [list(m.weight.shape) for m in network["module"] if hasattr(m, "weight")]
             left = error(network["module"], rows["held_out"])
