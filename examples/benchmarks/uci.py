@@ -12,7 +12,7 @@ predictive density are in the original units of y; coverage is the share of test
 No noise may be less than 0.02 of y's deviation, for any row: the package's own floor is 0.003,
 with which densities on sets with nearly no noise (yacht) are higher. The default and ``mclmc``,
 ``hmc`` and ``ensemble``, named in advance as the best, are run on all splits, the others on the
-first 5 (of protein 2); samplers that pass over all rows at each step are left out on protein.
+first 5; samplers that pass over all rows at each step are left out on protein.
 
 The published rows are one layer of 50 units (100 for protein) too, but for PBP-MV, which has two.
 ``less the best published`` has the standard errors of both sides where the paper gives one.
@@ -160,11 +160,9 @@ def fit(data_dir, name: str, set_name: str, split: int) -> dict:
 
 def n_splits(name: str, set_name: str) -> int:
     """Splits that a row is asked for on."""
-    if name == "default":
-        return 5 if set_name == PROTEIN else 20
     if set_name == PROTEIN:
-        return 0 if name in FULL_BATCH else 5 if name in BEST else 2
-    return 20 if name in BEST else 5
+        return 0 if name in FULL_BATCH else 5
+    return 20 if name == "default" or name in BEST else 5
 
 
 def best_published(set_name: str) -> tuple[str, float, float]:
