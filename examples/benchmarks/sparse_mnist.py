@@ -5,8 +5,9 @@
 the horseshoe (ghs) (Louizos, Ullrich and Welling, 2017). 5,000 of the 60,000 training rows are held
 out: settings and the threshold of log alpha are chosen on them, and the network is trained on the
 other 55,000. The threshold is the one with the highest compression among those whose error on
-the held-out rows is at most a standard error above the lowest. Errors are those of the pruned
-network at the mean of its weights, as in the papers; with its bits, of the weights rounded to them.
+the held-out rows is at most a standard error above the lowest; by groups each layer has one of its
+own, as in the paper. Errors are those of the pruned network at the mean of its weights, as in the
+papers; with its bits, of the weights rounded to them.
 
 LeNet-5 is trained in stages: after the first, units and channels that have become useless are taken
 out for good (`to_module(whole_units=True)`), and the smaller network is trained on from the weights
