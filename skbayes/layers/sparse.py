@@ -178,7 +178,8 @@ def _folded(matrices: list) -> list:
     relu(z + b) = max(z, -b) + b, and the next layer's bias takes W b in: such a step is (weight,
     -b, np.maximum).
     """
-    steps, carried = [], None
+    steps: list[tuple] = []
+    carried: np.ndarray | None = None
     for weight, bias, activation in matrices:
         if carried is not None:
             bias = bias + weight @ carried
