@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class PrunedMixin:
             threshold = adapted["threshold"]
         pruner = adapted["pruner"]
         self.masks_: Masks = pruner.masks(self.log_alpha_, threshold)
-        self.threshold_ = threshold
+        self.threshold_ = dict(threshold) if isinstance(threshold, Mapping) else threshold
         keep = pruner.of_theta(self.masks_, self._layout.n_params)
         if self._draws.shape[2] > len(keep):  # statistics of batch normalisation
             keep = np.append(keep, np.ones(self._draws.shape[2] - len(keep), dtype=bool))
