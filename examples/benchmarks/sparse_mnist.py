@@ -143,41 +143,49 @@ def tried(clf, held_out, threshold, share: float) -> dict:
     return {"held-out error": found, "pruning": pruning, "precision": precision}
 
 
+def by_layer(clf, held_out, threshold: float, now: dict, most: float, share: float) -> dict:
+    """Go on from a threshold for all layers, each by itself; their thresholds.
+
+    Again and again the next few groups of one layer go, of the one that makes the network smaller
+    by most for each held-out row that it costs, while the error is at most ``most``.
+    """
+    thresholds, row = dict.fromkeys(clf.log_alpha_, threshold), 100 / len(held_out[1])
+    while True:
+        steps = []
+        for name, alphas in clf.log_alpha_.items():
+            below = np.unique(alphas[alphas < thresholds[name]])[::-1]
+            for k in (k for k in AT_ONCE if k < below.size):
+                own = {**thresholds, name: float(below[k - 1])}
+                then = tried(clf, held_out, own, share)
+                gain = np.log(then["pruning"] / now["pruning"])
+                rows = max(1.0, (then["held-out error"] - now["held-out error"]) / row)
+                if gain > 0 and then["held-out error"] <= most:
+                    steps.append((gain / rows, own, then))
+        if not steps:
+            print(f"by layer: {thresholds}, {now}", flush=True)
+            return thresholds
+        _, thresholds, now = max(steps, key=lambda step: step[0])
+
+
 def choose(clf, held_out, highest: float, share: float = 1.0, n_errors: float = 1.0):
     """Prune at the threshold with the highest compression whose held-out error is allowed.
 
     That is one at most ``n_errors`` standard errors above the lowest. By groups each layer then
-    goes on by itself: again and again the next few groups of one go, of the one that makes the
-    network smaller by most for each held-out row that it costs.
+    goes on by itself, see `by_layer`.
     """
     found = []
     for threshold in np.arange(highest, LOWEST - STEP, -STEP):
         found.append({"threshold": float(threshold), **tried(clf, held_out, threshold, share)})
     table(found, digits=2)
     lowest = min(entry["held-out error"] for entry in found)
-    slack = n_errors * np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # of a percentage
-    allowed = [entry for entry in found if entry["held-out error"] <= lowest + slack]
+    most = lowest + n_errors * np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # percentages
+    allowed = [entry for entry in found if entry["held-out error"] <= most]
     now = max(allowed, key=lambda entry: entry["pruning"])
-    thresholds = threshold = now.pop("threshold")
+    chosen = now.pop("threshold")
     if clf.kind == "group":
-        thresholds, row = dict.fromkeys(clf.log_alpha_, threshold), 100 / len(held_out[1])
-        while True:
-            steps = []
-            for name, alphas in clf.log_alpha_.items():
-                below = np.unique(alphas[alphas < thresholds[name]])[::-1]
-                for k in (k for k in AT_ONCE if k < below.size):
-                    own = {**thresholds, name: float(below[k - 1])}
-                    then = tried(clf, held_out, own, share)
-                    gain = np.log(then["pruning"] / now["pruning"])
-                    rows = max(1.0, (then["held-out error"] - now["held-out error"]) / row)
-                    if gain > 0 and then["held-out error"] <= lowest + slack:
-                        steps.append((gain / rows, own, then))
-            if not steps:
-                break
-            _, thresholds, now = max(steps, key=lambda step: step[0])
-        print(f"by layer: {thresholds}, {now}", flush=True)
-    clf.prune(thresholds)
-    return thresholds
+        chosen = by_layer(clf, held_out, chosen, now, most, share)
+    clf.prune(chosen)
+    return chosen
 
 
 def main() -> None:
