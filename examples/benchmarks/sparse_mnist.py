@@ -44,6 +44,9 @@ AT_ONCE = (1, 2, 4, 8, 16)
 HIGHEST_OF_STAGE, ERRORS_OF_STAGE = 8.0, 2.0
 """In the middle of the training: a mean may still matter where its noise is large, and the next
 stage makes up for an error that is a few standard errors larger (one at the end)."""
+ERRORS_OF_CHANNELS = {("lenet5", "ghs"): 16.0}
+"""Standard errors that channels may cost before the last stage, which mends far more than that: the
+few that are left each cost more than two, although fewer of them do as well once trained."""
 N_HELD_OUT = 5_000
 
 # error (%), compression by pruning, and by pruning and precision
@@ -143,16 +146,18 @@ def tried(clf, held_out, threshold, share: float) -> dict:
     return {"held-out error": found, "pruning": pruning, "precision": precision}
 
 
-def by_layer(clf, held_out, threshold: float, now: dict, most: float, share: float) -> dict:
-    """Go on from a threshold for all layers, each by itself; their thresholds.
+def by_layer(clf, held_out, thresholds: dict, names, most: float, share: float) -> dict:
+    """Go on from thresholds, each of the named layers by itself; the thresholds of all.
 
     Again and again the next few groups of one layer go, of the one that makes the network smaller
     by most for each held-out row that it costs, while the error is at most ``most``.
     """
-    thresholds, row = dict.fromkeys(clf.log_alpha_, threshold), 100 / len(held_out[1])
+    row = 100 / len(held_out[1])
+    now = tried(clf, held_out, thresholds, share)
     while True:
         steps = []
-        for name, alphas in clf.log_alpha_.items():
+        for name in names:
+            alphas = clf.log_alpha_[name]
             below = np.unique(alphas[alphas < thresholds[name]])[::-1]
             for k in (k for k in AT_ONCE if k < below.size):
                 own = {**thresholds, name: float(below[k - 1])}
@@ -167,23 +172,28 @@ def by_layer(clf, held_out, threshold: float, now: dict, most: float, share: flo
         _, thresholds, now = max(steps, key=lambda step: step[0])
 
 
-def choose(clf, held_out, highest: float, share: float = 1.0, n_errors: float = 1.0):
+def choose(clf, held_out, highest: float, share=1.0, n_errors=1.0, n_errors_of_channels=None):
     """Prune at the threshold with the highest compression whose held-out error is allowed.
 
     That is one at most ``n_errors`` standard errors above the lowest. By groups each layer then
-    goes on by itself, see `by_layer`.
+    goes on by itself, see `by_layer`, and convolutions in the end up to an error of their own.
     """
     found = []
     for threshold in np.arange(highest, LOWEST - STEP, -STEP):
         found.append({"threshold": float(threshold), **tried(clf, held_out, threshold, share)})
     table(found, digits=2)
     lowest = min(entry["held-out error"] for entry in found)
-    most = lowest + n_errors * np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # percentages
+    error_of_lowest = np.sqrt(lowest * (100 - lowest) / len(held_out[1]))  # percentages
+    most = lowest + n_errors * error_of_lowest
     allowed = [entry for entry in found if entry["held-out error"] <= most]
-    now = max(allowed, key=lambda entry: entry["pruning"])
-    chosen = now.pop("threshold")
+    chosen = max(allowed, key=lambda entry: entry["pruning"])["threshold"]
     if clf.kind == "group":
-        chosen = by_layer(clf, held_out, chosen, now, most, share)
+        layers = list(clf.log_alpha_)
+        chosen = by_layer(clf, held_out, dict.fromkeys(layers, chosen), layers, most, share)
+        if n_errors_of_channels is not None:
+            convolutions = [name for name in layers if clf.masks_[name].ndim == 4]
+            most = lowest + n_errors_of_channels * error_of_lowest
+            chosen = by_layer(clf, held_out, chosen, convolutions, most, share)
     clf.prune(chosen)
     return chosen
 
@@ -220,7 +230,12 @@ def main() -> None:
         if stage == 0:
             n_whole = n_weights
         if stage + 1 < len(stages):
-            choose(clf, rows["held_out"], HIGHEST_OF_STAGE, n_errors=ERRORS_OF_STAGE)
+            last = stage + 2 == len(stages)
+            of_channels = ERRORS_OF_CHANNELS.get((args.net, args.kind)) if last else None
+            choose(
+                clf, rows["held_out"], HIGHEST_OF_STAGE,
+                n_errors=ERRORS_OF_STAGE, n_errors_of_channels=of_channels,
+            )  # fmt: skip
             network = {"module": clf.to_module(whole_units=True)}
             widths = [list(m.weight.shape) for m in network["module"] if hasattr(m, "weight")]
             left = error(network["module"], rows["held_out"])
