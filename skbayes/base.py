@@ -99,6 +99,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
 
     # what X may be, as scikit-learn's check_array takes it
     _x_checks: ClassVar[dict[str, Any]] = {"accept_sparse": "csr"}
+    _standardize_choices: ClassVar[tuple] = (True, False, "X", "y", "arcsinh")
 
     # ---------------------------------------------------------------- fitting
 
@@ -218,7 +219,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         """
         prior = resolve_prior(self.prior)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        check_choice("standardize", self.standardize, (True, False, "X", "y"))
+        check_choice("standardize", self.standardize, self._standardize_choices)
         self._check_model()
         on_disk = is_on_disk(X)
         if on_disk:
@@ -441,7 +442,8 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         raise NotImplementedError("abstract")
 
     def _make_scaler(self) -> Standardizer:
-        return Standardizer(self.standardize in (True, "X"))
+        bend = self.standardize == "arcsinh"
+        return Standardizer(bend or self.standardize in (True, "X"), bend)
 
     def _make_inputs(self, inside, network, *, dtype, device) -> Any:
         """Rows as tensors."""

@@ -6,7 +6,7 @@ from skbayes.base import BayesianEstimator
 from skbayes.base_classifier import BayesianClassifier
 from skbayes.base_regressor import BayesianRegressor
 from skbayes.model import MLPNetwork
-from skbayes.validation import check_activation, check_hidden_layer_sizes
+from skbayes.validation import Standardizer, check_activation, check_hidden_layer_sizes
 
 
 class _MLPMixin(BayesianEstimator):
@@ -19,6 +19,11 @@ class _MLPMixin(BayesianEstimator):
     def _make_network(self, inside, seed, fitted=True) -> MLPNetwork:
         sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
         return MLPNetwork(inside.shape[1], sizes, self._n_network_outputs(fitted), self.activation)
+
+    def _make_scaler(self):
+        if self.standardize != "auto":
+            return super()._make_scaler()
+        return Standardizer(True, bend=len(check_hidden_layer_sizes(self.hidden_layer_sizes)) > 0)
 
 
 class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
@@ -50,9 +55,12 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
     prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
         ``NormalPrior(scale=2.0, fan_in=True)``.
-    standardize : {True, False, "X", "y"}, default=True
-        Whether the columns of X are brought to mean zero and deviation one (True, "X"); sparse X
-        is divided by the largest absolute value of each column.
+    standardize : {"auto", "arcsinh", True, False, "X", "y"}, default="auto"
+        Whether the columns of X are brought to mean zero and deviation one (True, "X"). "arcsinh"
+        does so, and takes the inverse hyperbolic sine of three deviations of those that have
+        heavier tails than a Laplace distribution (a kurtosis over six), and standardises them
+        again; "auto" is "arcsinh" with hidden layers, and True without, where a model linear in
+        X is meant. Sparse X is divided by the largest absolute value of each column.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as if there were more rows of them. Probabilities then refer to a
         population weighted so.
@@ -118,6 +126,8 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
     True
     """
 
+    _standardize_choices = ("auto", *BayesianEstimator._standardize_choices)
+
     def __init__(
         self,
         hidden_layer_sizes=(50,),
@@ -125,7 +135,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         *,
         method="auto",
         prior=None,
-        standardize=True,
+        standardize="auto",
         class_weight=None,
         device="cpu",
         dtype="float32",
@@ -178,9 +188,10 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
     noise : {"learned", "heteroscedastic"}, float or array-like, default="heteroscedastic"
         Standard deviation of the noise: one inferred with the weights, a function of x inferred
         with them, or a number (or one per output) in the units of y.
-    standardize : {True, False, "X", "y"}, default=True
+    standardize : {True, False, "X", "y", "arcsinh"}, default=True
         Whether X and y are brought to mean zero and deviation one (True), neither (False), or one
-        of them. Predictions are in the units of y in every case.
+        of them. "arcsinh" is True, and bends columns of X with heavy tails as the classifier does.
+        Predictions are in the units of y in every case.
     device : {"cpu", "cuda", "auto"}, default="cpu"
         Where to compute.
     dtype : {"float32", "float64"}, default="float32"

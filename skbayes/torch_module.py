@@ -120,7 +120,8 @@ class _ModuleMixin(ModuleParams, BayesianEstimator):
         return {}
 
     def _make_scaler(self):
-        return TensorStandardizer(self.standardize in (True, "X"))
+        bend = self.standardize == "arcsinh"
+        return TensorStandardizer(bend or self.standardize in (True, "X"), bend)
 
     def _make_inputs(self, inside, network, *, dtype, device):
         return TensorInputs(inside, dtype=dtype, device=device)
@@ -192,8 +193,9 @@ class BayesianModuleClassifier(_ModuleMixin, BayesianClassifier):
         Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
         ``NormalPrior(scale=2.0, fan_in=True)``: the deviation of a weight is 2 / sqrt(fan-in), that
         of biases and of the parameters of normalisation layers 2.
-    standardize : {True, False, "X", "y"}, default=False
-        Whether each number of a row of X is brought to mean zero and deviation one (True, "X").
+    standardize : {True, False, "X", "y", "arcsinh"}, default=False
+        Whether each number of a row of X is brought to mean zero and deviation one (True, "X"), and
+        those with heavy tails are bent, as `BayesianMLPClassifier` does ("arcsinh").
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as if there were more rows of them.
     callbacks : list of skorch callbacks or None, default=None
@@ -332,9 +334,10 @@ class BayesianModuleRegressor(_ModuleMixin, BayesianRegressor):
     noise : {"learned", "heteroscedastic"}, float or array-like, default="learned"
         Standard deviation of the noise: one inferred with the weights, a function of x that the
         module returns, or a number (or one per output) in the units of y.
-    standardize : {True, False, "X", "y"}, default=False
+    standardize : {True, False, "X", "y", "arcsinh"}, default=False
         Whether each number of a row of X, and y, are brought to mean zero and deviation one
-        (True), neither (False), or one of them. The prior expects values of about one.
+        (True), neither (False), or one of them. "arcsinh" is True, and bends numbers with heavy
+        tails, see `BayesianMLPClassifier`. The prior expects values of about one.
     callbacks : list of skorch callbacks or None, default=None
         Called as in skorch: at the beginning and end of the fit and of every epoch (a step of the
         method: an epoch of an optimiser, a draw of a chain). ``net.history`` has ``train_loss``,

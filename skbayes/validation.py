@@ -15,6 +15,7 @@ from skbayes.inference import METHODS, Method
 from skbayes.model.activations import ACTIVATIONS
 from skbayes.model.priors import PRIORS, NormalPrior, Prior
 
+HEAVY_TAILS, BEND = 6.0, 3.0  # kurtosis of a Laplace distribution; deviations that arcsinh has as one
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -205,15 +206,20 @@ class Standardizer:
     ----------
     active : bool
         False leaves everything as it is.
+    bend : bool, default=False
+        Whether dense columns with heavier tails than a Laplace distribution (a kurtosis over six)
+        pass through arcsinh(3 z) once they are standardised, and are standardised again. A column
+        of two values stays as it is by that.
     """
 
-    def __init__(self, active: bool) -> None:
-        self.active = active
+    def __init__(self, active: bool, bend: bool = False) -> None:
+        self.active, self.bend = active, bend
 
     def fit(self, X, weight: np.ndarray | None = None) -> Standardizer:
         """Take the moments of the columns of X (n, d), dense or CSR."""
         d = X.shape[1]
         self.mean, self.scale = np.zeros(d), np.ones(d)
+        self.bent = np.zeros(d, dtype=bool)
         if not self.active:
             return self
         if sp.issparse(X):
@@ -246,15 +252,32 @@ class Standardizer:
         constant = deviation <= 10 * eps * np.abs(mean)
         self.mean = np.where(constant & (deviation > 0), X[:1][0] / top, mean) * top
         self.scale = np.where(constant, 1.0, deviation) * np.where(constant, 1.0, top)
+        if self.bend:
+            kurtosis = mean_of(lambda part: ((part - self.mean) / self.scale) ** 4)
+            self.bent = ~constant & (kurtosis > HEAVY_TAILS)
+        if self.bent.any():
+            first, second = mean_of(self._bend), mean_of(lambda part: self._bend(part) ** 2)
+            self.mean_bent = first[self.bent]
+            self.scale_bent = np.sqrt((second - first**2)[self.bent])
         return self
+
+    def _bend(self, X) -> np.ndarray:
+        """Arcsinh of the standardised columns."""
+        return np.arcsinh(BEND * ((X - self.mean) / self.scale))
 
     def transform(self, X):
         """Bring X (n, d) to the scale of the fit, in float64; sparse stays sparse."""
         if sp.issparse(X):
             return sp.csr_matrix(X.multiply(1.0 / self.scale)) if self.active else sp.csr_matrix(X)
         X = np.asarray(X, dtype=np.float64)
+        if not self.active:
+            return X
         with np.errstate(over="ignore"):  # whoever asked checks that the result is finite
-            return (X - self.mean) / self.scale if self.active else X
+            X = (X - self.mean) / self.scale
+            if self.bent.any():
+                bent = np.arcsinh(BEND * X[:, self.bent])
+                X[:, self.bent] = (bent - self.mean_bent) / self.scale_bent
+        return X
 
 
 def _chunks(X, rows: int = 1 << 16):

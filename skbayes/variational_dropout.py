@@ -186,8 +186,9 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
         is 3, and found by `fit` for ``kind="group"``. See `prune`.
     n_draws : int, default=30
         Draws of the weights that predictions average over.
-    standardize : {True, False, "X", "y"}, default=True
-        Whether the columns of X are brought to mean zero and deviation one (True, "X").
+    standardize : {True, False, "X", "y", "arcsinh"}, default=True
+        Whether the columns of X are brought to mean zero and deviation one (True, "X"), and those
+        with heavy tails are bent, as `BayesianMLPClassifier` does ("arcsinh").
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as if there were more rows of them.
     callbacks : list of skorch callbacks or None, default=None
@@ -375,9 +376,10 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
     noise : {"learned", "heteroscedastic"}, float or array-like, default="learned"
         Standard deviation of the noise: one inferred with the weights, a function of x that the
         network gives, or a number (or one per output) in the units of y.
-    standardize : {True, False, "X", "y"}, default=True
+    standardize : {True, False, "X", "y", "arcsinh"}, default=True
         Whether X and y are brought to mean zero and deviation one (True), neither (False), or one
-        of them.
+        of them. "arcsinh" is True, and bends columns of X with heavy tails, see
+        `BayesianMLPClassifier`.
     callbacks : list of skorch callbacks or None, default=None
         Called as in skorch at the beginning and end of the fit and of every epoch, see
         `BayesianModuleRegressor`.

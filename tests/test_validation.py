@@ -313,6 +313,43 @@ def test_standardizer(dtype, weighted):
     np.testing.assert_allclose(sparse.scale, np.abs(exact).max(0))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_heavy_tails_are_bent(weighted):
+    """Normal and binary columns and constants stay as they are, and weights are repetitions."""
+    rng = np.random.default_rng(0)
+    X = np.column_stack(
+        [rng.normal(size=800), rng.standard_t(2, 800), rng.random(800) < 0.02, np.full(800, 5.0)]
+    )
+    weight = rng.integers(0, 4, 800).astype(float) if weighted else None
+    repeated = X if weight is None else np.repeat(X, weight.astype(int), 0)
+    scaler = Standardizer(True, bend=True).fit(X, weight)
+    plain = Standardizer(True).fit(X, weight).transform(repeated)
+    assert scaler.bent.tolist() == [False, True, True, False]
+    inside = scaler.transform(repeated)
+    np.testing.assert_allclose(inside[:, [0, 2, 3]], plain[:, [0, 2, 3]], atol=1e-9)
+    bent = np.arcsinh(3.0 * plain[:, 1])
+    np.testing.assert_allclose(inside[:, 1], (bent - bent.mean()) / bent.std(), atol=1e-9)
+
+
+def test_what_the_classifier_bends():
+    """By default with hidden layers; a linear model stays linear in X."""
+    rng = np.random.default_rng(0)
+    X = rng.lognormal(sigma=2.0, size=(200, 2))
+    y = X[:, 0] > np.median(X[:, 0])
+
+    def bent(cls, **kw):
+        return make(cls, method=MAP(max_epochs=5), **kw).fit(X, y)._scaler.bent.all()
+
+    assert bent(BayesianMLPClassifier)
+    assert not bent(BayesianMLPClassifier, hidden_layer_sizes=())
+    assert bent(BayesianMLPClassifier, hidden_layer_sizes=(), standardize="arcsinh")
+    assert not bent(BayesianMLPClassifier, standardize=True)
+    assert not bent(BayesianMLPRegressor)
+    assert bent(BayesianMLPRegressor, standardize="arcsinh")
+    with pytest.raises(ValueError, match="standardize='auto' is not allowed"):
+        bent(BayesianMLPRegressor, standardize="auto")
+
+
 @pytest.mark.parametrize("name", METHOD_SETTINGS)
 @pytest.mark.parametrize("noise", ["learned", "heteroscedastic", 0.5])
 def test_constant_y(name, noise):
