@@ -44,7 +44,8 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         if not again:
             self._single = y.ndim == 1
             self._n_targets = columns.shape[1]
-            self._y_scaler = Standardizer(self.standardize in (True, "y", "arcsinh")).fit(columns, weight)
+            scales = self.standardize in (True, "y", "arcsinh")
+            self._y_scaler = Standardizer(scales).fit(columns, weight)
             check_noise(self.noise, self._n_targets, self._y_scaler.scale)
         return self._y_scaler.transform(columns).T, weight  # (n_targets, n)
 

@@ -15,7 +15,8 @@ from skbayes.inference import METHODS, Method
 from skbayes.model.activations import ACTIVATIONS
 from skbayes.model.priors import PRIORS, NormalPrior, Prior
 
-HEAVY_TAILS, BEND = 6.0, 3.0  # kurtosis of a Laplace distribution; deviations that arcsinh has as one
+HEAVY_TAILS = 6.0  # the kurtosis of a Laplace distribution
+BEND = 3.0  # factor of standardised values inside the arcsinh
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

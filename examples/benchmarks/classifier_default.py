@@ -9,9 +9,9 @@ few rows: parts of spambase, letter and magic04 (their training sets), of MNIST'
 and two simulated tables. Without ``--data-dir`` only the latter are run. Methods: ``Anchored()``,
 whose rows get exponential weights, ``Anchored(bootstrap=False)``, an `Ensemble` of modes
 trained on all rows, and the default: the second, or the third with columns over a fifth of the
-rows, with the power of the likelihood chosen by rows that members leave out, and columns with heavy
-tails bent (the others only standardise). ``unbent`` is the default without that. ``less weighted`` is
-the difference to the first, paired by table and seed; ``power`` is that of the default, the
+rows, with the power of the likelihood chosen by rows that members leave out, and columns with
+heavy tails bent (the others only standardise). ``unbent`` is the default without that. ``less
+weighted`` is the difference to the first, paired by table and seed; ``power`` is that of the default, the
 geometric mean over seeds.
 """
 
