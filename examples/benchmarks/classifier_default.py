@@ -11,8 +11,8 @@ whose rows get exponential weights, ``Anchored(bootstrap=False)``, an `Ensemble`
 trained on all rows, and the default: the second, or the third with columns over a fifth of the
 rows, with the power of the likelihood chosen by rows that members leave out, and columns with
 heavy tails bent (the others only standardise). ``unbent`` is the default without that. ``less
-weighted`` is the difference to the first, paired by table and seed; ``power`` is that of the default, the
-geometric mean over seeds.
+weighted`` is the difference to the first, paired by table and seed; ``power`` is that of the
+default, the geometric mean over seeds.
 """
 
 import _one_core  # noqa: F401  isort: skip
