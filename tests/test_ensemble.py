@@ -104,6 +104,21 @@ def test_without_held_out_rows_members_reach_the_mode():
     np.testing.assert_allclose(posterior.flat, np.tile(model.mean, (4, 1)), atol=1e-6)
 
 
+def test_a_falling_rate_ends_closer_to_the_mode():
+    """The noise of minibatches keeps members at a constant rate from it."""
+    model = linear_model(n=40, d=3)
+
+    def distance(schedule):
+        settings = {"solver": "sgd", "batch_size": 4, "learning_rate": 0.02, "max_epochs": 200}
+        method = Ensemble(n_members=8, validation_fraction=0, schedule=schedule, **settings)
+        posterior = method.run(model.log_posterior, None, Streams(0, 8))
+        return np.sqrt(((posterior.flat - model.mean) ** 2).mean())
+
+    assert distance("cosine") < 0.2 * distance("constant")
+    with pytest.raises(ValueError, match="schedule='linear' is not allowed"):
+        Ensemble(schedule="linear").check()
+
+
 def test_too_few_epochs_are_reported(target):
     posterior = Ensemble(n_members=3, max_epochs=2).run(target, None, Streams(1, 3))
     assert "max_epochs" in posterior.messages[0]

@@ -28,8 +28,8 @@ METHODS = {
     "map": ("MAP", {"solver": "adam", "learning_rate": 0.002, "max_epochs": 20, "batch_size": 128}),
     "ensemble": (
         "Ensemble",
-        {"n_members": 5, "learning_rate": 0.001, "max_epochs": 20, "batch_size": 128,
-         "n_iter_no_change": 4},
+        {"n_members": 5, "learning_rate": 0.002, "schedule": "cosine", "max_epochs": 20,
+         "batch_size": 128, "validation_fraction": 0.0},
     ),
     "swag": ("SWAG", {}),
     "multiswag": ("MultiSWAG", {"n_modes": 5}),
