@@ -57,10 +57,11 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         ``NormalPrior(scale=2.0, fan_in=True)``.
     standardize : {"auto", "arcsinh", True, False, "X", "y"}, default="auto"
         Whether the columns of X are brought to mean zero and deviation one (True, "X"). "arcsinh"
-        does so, and takes the inverse hyperbolic sine of three deviations of those that have
-        heavier tails than a Laplace distribution (a kurtosis over six), and standardises them
-        again; "auto" is "arcsinh" with hidden layers, and True without, where a model linear in
-        X is meant. Sparse X is divided by the largest absolute value of each column.
+        does so, and bends those that have heavier tails than a Laplace distribution (a kurtosis
+        over six): they pass through arcsinh(c z) with the first of c = 1, 3, 10 that brings it down
+        to six, and are standardised again. "auto" is "arcsinh" with hidden layers, and True
+        without, where a model linear in X is meant. Sparse X is divided by the largest absolute
+        value of each column.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as if there were more rows of them. Probabilities then refer to a
         population weighted so.

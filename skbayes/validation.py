@@ -16,7 +16,7 @@ from skbayes.model.activations import ACTIVATIONS
 from skbayes.model.priors import PRIORS, NormalPrior, Prior
 
 HEAVY_TAILS = 6.0  # the kurtosis of a Laplace distribution
-BEND = 3.0  # factor of standardised values inside the arcsinh
+BENDS = (1.0, 3.0, 10.0)  # factors of standardised values inside the arcsinh, the gentlest first
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -209,8 +209,9 @@ class Standardizer:
         False leaves everything as it is.
     bend : bool, default=False
         Whether dense columns with heavier tails than a Laplace distribution (a kurtosis over six)
-        pass through arcsinh(3 z) once they are standardised, and are standardised again. A column
-        of two values stays as it is by that.
+        pass through arcsinh(c z) once they are standardised, and are standardised again. Of
+        c = 1, 3 and 10 the first is taken that brings the kurtosis down to six, or the last. A
+        column of two values stays as it is by that.
     """
 
     def __init__(self, active: bool, bend: bool = False) -> None:
@@ -220,7 +221,7 @@ class Standardizer:
         """Take the moments of the columns of X (n, d), dense or CSR."""
         d = X.shape[1]
         self.mean, self.scale = np.zeros(d), np.ones(d)
-        self.bent = np.zeros(d, dtype=bool)
+        self.factor = np.zeros(d)  # c of bent columns
         if not self.active:
             return self
         if sp.issparse(X):
@@ -254,17 +255,28 @@ class Standardizer:
         self.mean = np.where(constant & (deviation > 0), X[:1][0] / top, mean) * top
         self.scale = np.where(constant, 1.0, deviation) * np.where(constant, 1.0, top)
         if self.bend:
-            kurtosis = mean_of(lambda part: ((part - self.mean) / self.scale) ** 4)
-            self.bent = ~constant & (kurtosis > HEAVY_TAILS)
-        if self.bent.any():
-            first, second = mean_of(self._bend), mean_of(lambda part: self._bend(part) ** 2)
-            self.mean_bent = first[self.bent]
-            self.scale_bent = np.sqrt((second - first**2)[self.bent])
+            self._fit_bends(mean_of, constant)
         return self
 
+    def _fit_bends(self, mean_of, constant: np.ndarray) -> None:
+        """Find which columns are bent, and how much, and their moments then."""
+        d = len(constant)
+        self.mean_bent, self.scale_bent = np.zeros(d), np.ones(d)
+        kurtosis = mean_of(lambda part: ((part - self.mean) / self.scale) ** 4)
+        heavy = ~constant & (kurtosis > HEAVY_TAILS)
+        for factor in BENDS:
+            if not heavy.any():
+                break
+            self.factor[heavy] = factor
+            mean = mean_of(self._bend)
+            variance = mean_of(lambda part, mean=mean: (self._bend(part) - mean) ** 2)
+            fourth = mean_of(lambda part, mean=mean: (self._bend(part) - mean) ** 4)
+            self.mean_bent[heavy], self.scale_bent[heavy] = mean[heavy], np.sqrt(variance[heavy])
+            heavy = heavy & (fourth > HEAVY_TAILS * variance**2)
+
     def _bend(self, X) -> np.ndarray:
-        """Arcsinh of the standardised columns."""
-        return np.arcsinh(BEND * ((X - self.mean) / self.scale))
+        """Arcsinh of the standardised columns, zero where they are not bent."""
+        return np.arcsinh(self.factor * ((X - self.mean) / self.scale))
 
     def transform(self, X):
         """Bring X (n, d) to the scale of the fit, in float64; sparse stays sparse."""
@@ -275,9 +287,10 @@ class Standardizer:
             return X
         with np.errstate(over="ignore"):  # whoever asked checks that the result is finite
             X = (X - self.mean) / self.scale
-            if self.bent.any():
-                bent = np.arcsinh(BEND * X[:, self.bent])
-                X[:, self.bent] = (bent - self.mean_bent) / self.scale_bent
+            bent = self.factor > 0
+            if bent.any():
+                Z = np.arcsinh(self.factor[bent] * X[:, bent])
+                X[:, bent] = (Z - self.mean_bent[bent]) / self.scale_bent[bent]
         return X
 
 

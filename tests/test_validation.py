@@ -317,18 +317,21 @@ def test_standardizer(dtype, weighted):
 def test_heavy_tails_are_bent(weighted):
     """Normal and binary columns and constants stay as they are, and weights are repetitions."""
     rng = np.random.default_rng(0)
-    X = np.column_stack(
-        [rng.normal(size=800), rng.standard_t(2, 800), rng.random(800) < 0.02, np.full(800, 5.0)]
-    )
+    normal, tails, amounts = rng.normal(size=800), rng.standard_t(3, 800), rng.lognormal(0, 3, 800)
+    X = np.column_stack([normal, tails, rng.random(800) < 0.02, np.full(800, 5.0), amounts])
     weight = rng.integers(0, 4, 800).astype(float) if weighted else None
     repeated = X if weight is None else np.repeat(X, weight.astype(int), 0)
     scaler = Standardizer(True, bend=True).fit(X, weight)
     plain = Standardizer(True).fit(X, weight).transform(repeated)
-    assert scaler.bent.tolist() == [False, True, True, False]
+    assert scaler.factor.tolist() == [0.0, 1.0, 10.0, 0.0, 10.0]
     inside = scaler.transform(repeated)
     np.testing.assert_allclose(inside[:, [0, 2, 3]], plain[:, [0, 2, 3]], atol=1e-9)
-    bent = np.arcsinh(3.0 * plain[:, 1])
-    np.testing.assert_allclose(inside[:, 1], (bent - bent.mean()) / bent.std(), atol=1e-9)
+    for column, factor in ((1, 1.0), (4, 10.0)):
+        bent = np.arcsinh(factor * plain[:, column])
+        expected = (bent - bent.mean()) / bent.std()
+        np.testing.assert_allclose(inside[:, column], expected, atol=1e-9)
+    kurtosis = (inside**4).mean(0)
+    assert kurtosis[1] <= 6 < (plain[:, 1] ** 4).mean()
 
 
 def test_what_the_classifier_bends():
@@ -338,7 +341,7 @@ def test_what_the_classifier_bends():
     y = X[:, 0] > np.median(X[:, 0])
 
     def bent(cls, **kw):
-        return make(cls, method=MAP(max_epochs=5), **kw).fit(X, y)._scaler.bent.all()
+        return make(cls, method=MAP(max_epochs=5), **kw).fit(X, y)._scaler.factor.all()
 
     assert bent(BayesianMLPClassifier)
     assert not bent(BayesianMLPClassifier, hidden_layer_sizes=())
