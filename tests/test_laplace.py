@@ -14,6 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor, BayesianModuleRegressor
 from skbayes.inference import MAP, ConstantSGD, Laplace, Streams
+from skbayes.inference.evidence import around
+from skbayes.inference.laplace import _newton
 from skbayes.inference.laplace_posterior import normal_points
 from skbayes.model import (
     Bernoulli,
@@ -446,6 +448,35 @@ def test_too_few_rounds_are_told():
 def test_parameters_are_checked(name, value):
     with pytest.raises(ValueError, match=name):
         Laplace(**{name: value}).check()
+
+
+def test_newton_in_the_last_layer_ends_at_the_mode():
+    """From afar it gets there; and there it takes one pass, even where passes round."""
+    log_posterior, theta = network_posterior("binary")
+    prior = log_posterior.prior
+    found = around(log_posterior, theta, prior, "full", last_layer=True)
+    for _ in range(5):  # each with the covariance at its start
+        climbed = _newton(found, found.target, found.theta)
+        found = around(log_posterior, climbed.theta, prior, "full", last_layer=True)
+    moving = found.curvature.moving
+    grad = found.target.value_and_grad(found.theta)[1][:, moving]
+    assert float(grad @ found.covariance.times(grad.double()).T) < 1e-5
+    near = _Counter(found.target, 1e-4)
+    assert _newton(found, near, found.theta).losses.size == 0
+    assert near.passes == 1
+
+
+class _Counter:
+    """A log posterior that counts its passes and has noise, as rounding makes it."""
+
+    def __init__(self, target, noise):
+        self.target, self.noise, self.passes = target, noise, 0
+        self.total_weight = target.total_weight
+
+    def value_and_grad(self, theta):
+        self.passes += 1
+        value, grad = self.target.value_and_grad(theta)
+        return value + self.noise * self.passes, grad
 
 
 def test_other_priors_and_networks_are_refused():

@@ -310,13 +310,18 @@ def _newton(found: Local, target, theta: Tensor, n_steps: int = 5) -> Climb:
     """Newton's steps in the last layer, the others being held; halved until they climb.
 
     The covariance of the round before takes the place of the new one, which has the same layers
-    below.
+    below. It ends where a step promises less than the rounding of the log posterior shows, since
+    every step is a pass over all rows through the whole network.
     """
     moving = found.curvature.moving
     value, grad = target.value_and_grad(theta)
+    least = max(1e-6, torch.finfo(theta.dtype).eps * abs(float(value)))
     losses = []
     for _ in range(n_steps):
-        step = found.covariance.times(grad[:, moving].double())
+        slope = grad[:, moving].double()
+        step = found.covariance.times(slope)
+        if 0.5 * float((slope * step).sum()) < least:
+            break
         size, new_value = 1.0, value
         while size > 1e-3:
             trial = theta.clone()
@@ -330,6 +335,6 @@ def _newton(found: Local, target, theta: Tensor, n_steps: int = 5) -> Climb:
         gain = float(new_value - value)
         theta, value, grad = trial, new_value, new_grad.clone()
         losses.append(float(-value / target.total_weight))
-        if gain < 1e-6:
+        if gain < least:
             break
     return Climb(theta, np.array(losses)[None], [], False)
