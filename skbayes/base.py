@@ -9,14 +9,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
 
-from skbayes.counts import check_count
-from skbayes.diagnostics import diagnose, warnings_for
-from skbayes.inference import MCLMC, METHODS, Anchored, Streams
+from skbayes.diagnostics import FEWEST_DRAWS, diagnose, warnings_for
+from skbayes.functions import FunctionsMixin
+from skbayes.inference import MCLMC, METHODS, Anchored
 from skbayes.inference.auto import Choice
 from skbayes.inference.checkpoint import Checkpoint, check_checkpoint, fingerprint
 from skbayes.inference.groups import resumable, run_method
@@ -43,10 +43,10 @@ from skbayes.validation import (
     unchanged_on_error,
 )
 
-MEMORY = 1 << 26
-"""Bytes that predictions of one chunk of rows may take, times a small factor."""
-
 DIAGNOSTIC_ROWS = 512
+
+OF_THE_MODEL = ("hidden_layer_sizes", "activation", "prior", "noise", "standardize")
+"""Parameters that a fit which goes on cannot change."""
 
 
 class _Data(NamedTuple):
@@ -59,7 +59,7 @@ class _Data(NamedTuple):
     target: LogPosterior
 
 
-class BayesianEstimator(StreamingMixin, BaseEstimator):
+class BayesianEstimator(FunctionsMixin, StreamingMixin, BaseEstimator):
     """Base of the supervised estimators: `fit`, and what is the same for all predictions.
 
     Subclasses provide ``_make_network``, ``_encode_y`` and ``_make_likelihood``.
@@ -203,6 +203,14 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         finally:
             bar.close()
         self._add_buffers(posterior, data.target)
+        few = posterior.n_draws < FEWEST_DRAWS and not posterior.interrupted
+        if few and isinstance(method, ChainMethod):
+            posterior.messages.append(
+                f"n_draws={posterior.n_draws} are too few to tell whether the chains converged."
+            )
+        if len(posterior.flat) == 1 and not posterior.interrupted:
+            with torch.no_grad():
+                posterior.messages.extend(self._hints_of_one(posterior, data.target))
         return posterior
 
     def _warn(self, hint: str = "") -> None:
@@ -221,6 +229,8 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         check_choice("standardize", self.standardize, self._standardize_choices)
         self._check_model()
+        if again:
+            self._check_same_model()
         on_disk = is_on_disk(X)
         if on_disk:
             X, y = open_rows(self, X, y, self._x_checks, reset=not again)
@@ -238,6 +248,7 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             self._check_row_shape(X)
         else:
             self._row_shape = X.shape[1:]
+            self._model_of_fit = self._of_the_model()
         weight = check_sample_weight(sample_weight, X.shape[0])
         targets, weight = self._encode_y(y, weight, again, classes)
         if not again:
@@ -264,6 +275,20 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             None if weight is None else torch.as_tensor(weight[None], **kw),
         )
         return _Data(X, y, weight, inside, target)
+
+    def _of_the_model(self) -> dict[str, Any]:
+        params = self.get_params(deep=False)
+        return {name: clone(params[name], safe=False) for name in OF_THE_MODEL if name in params}
+
+    def _check_same_model(self) -> None:
+        """Raise if the model is to be another than that of the fit that is gone on with."""
+        for name, was in getattr(self, "_model_of_fit", {}).items():
+            now = getattr(self, name)
+            if not _is_same(now, was):
+                raise ValueError(
+                    f"{name}={now!r} is not allowed here: the fit that is gone on with had "
+                    f"{name}={was!r}. Set it back, or begin anew (with warm_start=False, and fit)."
+                )
 
     def _warm_theta(self, method, dtype, device):
         """Where the last fit stopped, as starting points of this one."""
@@ -318,117 +343,6 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
             shape = (posterior.n_chains, posterior.n_draws, -1)
             self.diagnostics_ = diagnose(posterior, values.reshape(shape))
 
-    # ------------------------------------------------------------- prediction
-
-    def _forward(self, theta: np.ndarray, inside, joint: bool = True) -> np.ndarray:
-        """Outputs (draws, n_outputs, n) in float64 for theta and standardised rows.
-
-        ``joint`` as in `Posterior.outputs`.
-        """
-        layout = self._layout
-        device = self._prediction_device()
-        # a copy, since torch must not share a memory-mapped posterior
-        flat = torch.as_tensor(np.array(theta, dtype=np.float64), device=device)
-        inputs = self._make_inputs(inside, layout.network, dtype=torch.float64, device=device)
-        with torch.no_grad():
-            return self.posterior_.outputs(flat, inputs, joint).cpu().numpy()
-
-    def _prediction_device(self) -> torch.device:
-        if self.device != "cpu" and not torch.cuda.is_available():
-            if self.device == "cuda":
-                warnings.warn(
-                    "device='cuda', but torch finds no CUDA device: predicting on the CPU.",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-            return torch.device("cpu")
-        return resolve_device(self.device)
-
-    def _check_X(self, X):
-        check_is_fitted(self, "posterior_")
-        X = validate_data(self, X, **self._x_checks, dtype=[np.float64, np.float32], reset=False)
-        self._check_row_shape(X)
-        return X
-
-    def _check_row_shape(self, X) -> None:
-        """Raise unless rows have the shape of those of the fit, where there are more dimensions."""
-        if X.shape[1:] != self._row_shape:
-            raise ValueError(
-                f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was fitted on rows "
-                f"of shape {self._row_shape}."
-            )
-
-    def _chunks(self, X, n_draws: int | None = None, per_output: int = 1, joint: bool = False):
-        """Rows of X in chunks of bounded memory: slices, theta, outputs of all draws.
-
-        ``joint`` as in `Posterior.outputs`. Yields
-        ``rows, theta (draws, n_params), outputs (draws, n_outputs, rows)``.
-        """
-        X = self._check_X(X)
-        theta = self.posterior_.thinned(n_draws)
-        width = 8 * len(theta) * self._layout.network.n_outputs * per_output
-        size = max(16, MEMORY // width)
-        for start in range(0, X.shape[0], size):
-            rows = slice(start, min(start + size, X.shape[0]))
-            inside = self._scaler.transform(X[rows])
-            check_finite(inside)
-            yield rows, theta, self._forward(theta, inside, joint)
-
-    def _sampled_functions(self, X, n_samples, rng: np.random.Generator):
-        """Outputs (n_outputs, n) at all rows for draws from the posterior, with their theta."""
-        X = self._check_X(X)
-        inside = self._scaler.transform(X)
-        check_finite(inside)
-        theta = self.posterior_.sample(check_count("n_samples", n_samples), rng)
-        size = max(1, MEMORY // (8 * inside.shape[0] * self._layout.network.n_outputs))
-        for start in range(0, len(theta), size):
-            block = theta[start : start + size]
-            yield from zip(block, self._forward(block, inside), strict=True)
-
-    def sample_posterior(self, n_samples=1, random_state=None):
-        """Draw weights from the posterior.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of draws; up to the number that `fit` made they do not repeat.
-        random_state : int, RandomState instance or None, default=None
-            Chooses among the draws.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_params)
-            Unconstrained theta; ``posterior_.unflatten`` names its parts.
-        """
-        check_is_fitted(self, "posterior_")
-        n_samples = check_count("n_samples", n_samples)
-        return self.posterior_.sample(n_samples, np.random.default_rng(draw_seed(random_state)))
-
-    def _prior_theta(self, X, n_samples: int, random_state):
-        """Draws from the prior, and the rows as the network sees them."""
-        n_samples = check_count("n_samples", n_samples)
-        streams = Streams(draw_seed(random_state), n_samples)
-        if hasattr(self, "posterior_"):
-            X = self._check_X(X)
-            layout, inside = self._layout, self._scaler.transform(X)
-        else:
-            self._check_model()
-            X = check_array(X, **self._x_checks, dtype=[np.float64, np.float32])
-            inside = self._make_scaler().fit(X).transform(X)
-            network = self._make_network(inside, streams.seed, fitted=False)
-            likelihood = self._make_likelihood(None, None)
-            bound = self._bind_prior(resolve_prior(self.prior), network, inside, None)
-            layout = Layout(network, likelihood, bound)
-        kw: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
-        net, hyper = layout.prior.sample(streams, **kw)
-        params = layout.likelihood.sample_prior(streams, **kw)
-        theta = torch.cat([net, params, hyper], 1)
-        with torch.no_grad():
-            outputs = layout.network.forward(
-                layout.prior.weights(net, hyper), self._make_inputs(inside, layout.network, **kw)
-            )
-        return layout, theta.numpy(), outputs.numpy()
-
     def _log_unit(self) -> float:
         """Log of what one unit of y, as the network sees it, is in the units of y."""
         return 0.0
@@ -452,6 +366,10 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
     def _bind_prior(self, prior, network, inside, weight):
         return prior.build(network, mean_squared_norm(inside, weight))
 
+    def _hints_of_one(self, posterior, target) -> list[str]:
+        """What to warn of where the posterior is a single network."""
+        return []
+
     def _listening(self, target, bar, X, y) -> AbstractContextManager:
         """Give the log posterior and the ``on_step`` that a run is to have."""
         return nullcontext((target, bar))
@@ -467,6 +385,13 @@ class BayesianEstimator(StreamingMixin, BaseEstimator):
 
     def _diagnostic_values(self, outputs: np.ndarray, theta: np.ndarray) -> np.ndarray:
         raise NotImplementedError("abstract")
+
+
+def _is_same(now, was) -> bool:
+    """Whether two values of a parameter mean the same."""
+    if isinstance(now, str) or isinstance(was, str) or isinstance(was, BaseEstimator):
+        return type(now) is type(was) and repr(now) == repr(was)
+    return np.array_equal(np.asarray(now), np.asarray(was))
 
 
 def _check_is_object(name: str, value, key: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from scipy.special import logsumexp
@@ -10,9 +12,14 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from skbayes.base import BayesianEstimator, random_generator
 from skbayes.counts import check_count
+from skbayes.inference.minibatches import on_disk
 from skbayes.model import Normal
 from skbayes.predictive import Uncertainty, mixture_quantiles, variance_parts
 from skbayes.validation import Standardizer, check_noise, check_targets
+
+AT_FLOOR = 2.0  # noise of so many times the least that is allowed says nothing of the data
+FEW = 0.01  # of the rows
+FAR = 20.0  # from zero, for a y that is not standardised
 
 
 class BayesianRegressor(RegressorMixin, BayesianEstimator):
@@ -47,7 +54,23 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
             scales = self.standardize in (True, "y", "arcsinh")
             self._y_scaler = Standardizer(scales).fit(columns, weight)
             check_noise(self.noise, self._n_targets, self._y_scaler.scale)
+            if not scales:
+                self._check_scale_of(columns, weight)
         return self._y_scaler.transform(columns).T, weight  # (n_targets, n)
+
+    def _check_scale_of(self, columns: np.ndarray, weight) -> None:
+        """Warn where y, as it is, is out of what networks with these priors can give."""
+        found = Standardizer(True).fit(columns, weight)
+        size = np.maximum(np.abs(found.mean), found.scale)
+        if size.max() > FAR:
+            k = int(size.argmax())
+            warnings.warn(
+                f"y has a mean of {found.mean[k]:.3g} and a deviation of {found.scale[k]:.3g}, but "
+                "priors and steps are made for values near one: such a network may not get there. "
+                "Set standardize='y' (or True).",
+                UserWarning,
+                stacklevel=6,
+            )
 
     def _make_likelihood(self, targets, weight):
         if targets is None:  # before any fit: standardised units
@@ -61,6 +84,9 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
     def _n_network_outputs(self, fitted: bool) -> int:
         n = self._n_targets if fitted else 1
         return 2 * n if isinstance(self.noise, str) and self.noise == "heteroscedastic" else n
+
+    def _hints_of_one(self, posterior, target):
+        return super()._hints_of_one(posterior, target) + _no_noise_left(posterior, target)
 
     @property
     def noise_std_(self):
@@ -295,3 +321,36 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
 
     def _diagnostic_values(self, outputs, theta):
         return outputs[:, : self._n_targets]
+
+
+def _no_noise_left(posterior, target) -> list[str]:
+    """Say so where a single network passes through rows, so that no noise is left.
+
+    (A linear model does not, unless y is linear in X.)
+    """
+    likelihood, network = target.likelihood, target.network
+    if network.is_linear or not (likelihood.learned or likelihood.heteroscedastic):
+        return []
+    theta = torch.as_tensor(posterior.flat, dtype=target.dtype, device=target.device)
+    params = target.layout.split(theta)[1]
+    least = AT_FLOOR * likelihood.floor * likelihood.scale
+    if likelihood.learned:
+        few = likelihood.at(params).sigma[0].cpu().numpy() < least
+        if not few.any():
+            return []
+        where = f"in {few.sum()} of {len(few)} outputs" if len(few) > 1 else "in all rows"
+    else:
+        if on_disk(target):
+            return []
+        outputs = posterior.outputs(theta, target.inputs)
+        sigma = likelihood.mean_and_std(outputs, params)[1][0].cpu().numpy()
+        weight = None if target.weight is None else target.weight[0].cpu().numpy()
+        share = np.average((sigma < least[:, None]).mean(0), weights=weight)
+        if share < FEW:
+            return []
+        where = f"in {share:.0%} of the rows"
+    return [
+        f"The noise is next to none {where}: the network passes through them, and what it says "
+        "elsewhere may be far too certain. Give noise as a number, or take a method that averages "
+        "over weights."
+    ]

@@ -18,8 +18,11 @@ NOT_HERE = ("LRScheduler", "GradientNormClipping", "ParamMapper", "InputShapeSet
 """Callbacks, with all derived from them, that steer skorch's own training loop."""
 
 
-def check_callbacks(callbacks) -> None:
-    """Raise unless all are skorch callbacks that can do here what they are for."""
+def check_callbacks(callbacks, losses: tuple[str, ...] = ("train_loss",)) -> None:
+    """Raise unless all are skorch callbacks that can do here what they are for.
+
+    ``losses`` are what the fit records of every epoch.
+    """
     skorch = _import_skorch()
     if not isinstance(callbacks, list | tuple):
         raise ValueError(
@@ -39,6 +42,22 @@ def check_callbacks(callbacks) -> None:
                     f"callbacks: {kind.__name__} is not allowed; it steers the optimiser or the "
                     "weights of skorch, which are not used here (the method has its own)."
                 )
+        if issubclass(kind, skorch.callbacks.EpochScoring):
+            raise ValueError(
+                f"callbacks: {kind.__name__} is not allowed; skorch's scoring of held-out rows is not "
+                f"used here. Score the fitted estimator, or watch {_named(losses)}."
+            )
+        watched = getattr(callback, "monitor", "valid_loss")
+        stops = issubclass(kind, skorch.callbacks.EarlyStopping)
+        if stops and watched == "valid_loss" and "valid_loss" not in losses:
+            raise ValueError(
+                f"callbacks: {kind.__name__} with monitor='valid_loss' is not allowed, since there "
+                f"is no such loss here; it may watch {_named(losses)}."
+            )
+
+
+def _named(losses: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, losses))
 
 
 class WatchedLogPosterior(LogPosterior):

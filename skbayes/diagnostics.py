@@ -12,6 +12,9 @@ from skbayes.posterior import Posterior
 R_HAT_LIMIT = 1.1
 E_BFMI_LIMIT = 0.3
 
+FEWEST_DRAWS = 4
+"""Of a chain, from which it can be compared with others."""
+
 WITHIN_PARTS = 4
 """Parts that each chain is cut into, to compare it with itself."""
 
@@ -42,7 +45,8 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
         draws on), ``r_hat_between_max`` (from 2 chains on), ``ess_bulk_min``, ``ess_bulk_median``,
         ``ess_tail_min``, ``ess_within_min`` over the predictions; ``r_hat_log_prob``,
         ``ess_log_prob``; ``acceptance`` (mean), ``n_divergences``, ``e_bfmi`` (the least over
-        chains). Empty where every chain is a single independent draw.
+        chains). Empty where every chain is a single independent draw,
+        and for fewer than four draws.
 
     References
     ----------
@@ -54,7 +58,7 @@ def diagnose(posterior: Posterior, predictions: np.ndarray) -> dict[str, float]:
     """
     out: dict[str, float] = {}
     stats = posterior.stats
-    if posterior.independent or posterior.n_draws < 4:
+    if posterior.independent or posterior.n_draws < FEWEST_DRAWS:
         return out
     # a prediction that never varies (a constant feature of the data) has no R-hat
     varies = np.ptp(predictions, axis=(0, 1)) > 0

@@ -5,25 +5,35 @@ from __future__ import annotations
 from skbayes.base import BayesianEstimator
 from skbayes.base_classifier import BayesianClassifier
 from skbayes.base_regressor import BayesianRegressor
+from skbayes.inference.auto import MANY_ROWS
 from skbayes.model import MLPNetwork
 from skbayes.validation import Standardizer, check_activation, check_hidden_layer_sizes
+
+NARROW, WIDE = 50, 100  # units of the default network, with few and with many rows
+
+
+def sizes_for(hidden_layer_sizes, n_rows: int = 0) -> tuple[int, ...]:
+    """Units per hidden layer of a network that learns from so many rows."""
+    if isinstance(hidden_layer_sizes, str) and hidden_layer_sizes == "auto":
+        return (WIDE,) if n_rows > MANY_ROWS else (NARROW,)
+    return check_hidden_layer_sizes(hidden_layer_sizes, ", or 'auto'")
 
 
 class _MLPMixin(BayesianEstimator):
     """The network that both estimators share."""
 
     def _check_model(self) -> None:
-        check_hidden_layer_sizes(self.hidden_layer_sizes)
+        sizes_for(self.hidden_layer_sizes)
         check_activation(self.activation)
 
     def _make_network(self, inside, seed, fitted=True) -> MLPNetwork:
-        sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
+        sizes = sizes_for(self.hidden_layer_sizes, inside.shape[0])
         return MLPNetwork(inside.shape[1], sizes, self._n_network_outputs(fitted), self.activation)
 
     def _make_scaler(self):
         if self.standardize != "auto":
             return super()._make_scaler()
-        return Standardizer(True, bend=len(check_hidden_layer_sizes(self.hidden_layer_sizes)) > 0)
+        return Standardizer(True, bend=len(sizes_for(self.hidden_layer_sizes)) > 0)
 
 
 class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
@@ -40,21 +50,24 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(50,)
-        Units per hidden layer; ``()`` is Bayesian logistic regression.
+    hidden_layer_sizes : "auto" or tuple of int, default="auto"
+        Units per hidden layer; ``()`` is Bayesian logistic regression. "auto" is one layer of 50,
+        and of 100 with more than 10,000 rows (of the first call where `partial_fit` goes on).
     activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="tanh"
         Activation of the hidden layers.
     method : str or Method, default="auto"
-        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
-        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``,
-        ``"laplace"``, or an object from `skbayes.inference` that holds the knobs, such as
+        How the posterior is explored: the name of a method (``"map"``, ``"ensemble"``,
+        ``"anchored"``; ``"hmc"``, ``"nuts"``, ``"mclmc"`` and other chains; ``"sghmc"`` and others
+        by minibatches; ``"laplace"``, ``"vi"``, ``"swag"``, ``"dropout"``; all are in the user
+        guide), or an object from `skbayes.inference` that holds the knobs, such as
         ``HMC(n_draws=1000)``.
         ``"auto"`` is ``"anchored"``, or an ensemble of modes where X has at least as many
         features as rows, with how much the rows count chosen by rows left out, see
         `skbayes.inference.auto.choose`.
-    prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
-        Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
-        ``NormalPrior(scale=2.0, fan_in=True)``.
+    prior : str, Prior or None, default=None
+        Prior of the weights: ``"normal"``, ``"laplace"``, ``"student_t"``, ``"hierarchical"``,
+        ``"horseshoe"`` and others, or an object from `skbayes.model.priors`, which holds its
+        scale. None is ``NormalPrior(scale=2.0, fan_in=True)``.
     standardize : {"auto", "arcsinh", True, False, "X", "y"}, default="auto"
         Whether the columns of X are brought to mean zero and deviation one (True, "X"). "arcsinh"
         does so, and bends those that have heavier tails than a Laplace distribution (a kurtosis
@@ -73,7 +86,8 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         Whether `fit` goes on from where the last one stopped, with its scaling of X. On the
         same rows the Markov chains of the same method go on as if they had never stopped, without
         a warm-up, and ``posterior_`` holds the new draws; on other rows, or with another method,
-        they start at their last points.
+        they start at their last points. Another network, prior, noise or
+        ``standardize`` is an error.
     n_jobs : int or None, default=None
         Processes that chains of Markov chain methods are spread over, in groups of
         ``method.group_size``; other methods do not need it. None is one, or what a
@@ -131,7 +145,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
 
     def __init__(
         self,
-        hidden_layer_sizes=(50,),
+        hidden_layer_sizes="auto",
         activation="tanh",
         *,
         method="auto",
@@ -171,21 +185,24 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(50,)
-        Units per hidden layer; ``()`` is Bayesian linear regression.
+    hidden_layer_sizes : "auto" or tuple of int, default="auto"
+        Units per hidden layer; ``()`` is Bayesian linear regression. "auto" is one layer of 50, and
+        of 100 with more than 10,000 rows (of the first call where `partial_fit` goes on).
     activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="tanh"
         Activation of the hidden layers.
     method : str or Method, default="auto"
-        How the posterior is explored: ``"map"``, ``"ensemble"``, ``"anchored"``,
-        ``"metropolis"``, ``"mala"``, ``"hmc"``, ``"nuts"``, ``"mclmc"``, ``"adjusted_mclmc"``,
-        ``"laplace"``, or an object from `skbayes.inference` that holds the knobs, such as
+        How the posterior is explored: the name of a method (``"map"``, ``"ensemble"``,
+        ``"anchored"``; ``"hmc"``, ``"nuts"``, ``"mclmc"`` and other chains; ``"sghmc"`` and others
+        by minibatches; ``"laplace"``, ``"vi"``, ``"swag"``, ``"dropout"``; all are in the user
+        guide), or an object from `skbayes.inference` that holds the knobs, such as
         ``HMC(n_draws=1000)``.
         ``"auto"`` is ``"mclmc"`` with short chains, up to 10,000 rows and 20,000 parameters, where
         the output layer can be integrated out or the network is linear, else ``"anchored"``, see
         `skbayes.inference.auto.choose`.
-    prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
-        Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
-        ``NormalPrior(scale=2.0, fan_in=True)``.
+    prior : str, Prior or None, default=None
+        Prior of the weights: ``"normal"``, ``"laplace"``, ``"student_t"``, ``"hierarchical"``,
+        ``"horseshoe"`` and others, or an object from `skbayes.model.priors`, which holds its
+        scale. None is ``NormalPrior(scale=2.0, fan_in=True)``.
     noise : {"learned", "heteroscedastic"}, float or array-like, default="heteroscedastic"
         Standard deviation of the noise: one inferred with the weights, a function of x inferred
         with them, or a number (or one per output) in the units of y.
@@ -201,7 +218,8 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         Whether `fit` goes on from where the last one stopped, with its scaling of X and y. On the
         same rows the Markov chains of the same method go on as if they had never stopped, without
         a warm-up, and ``posterior_`` holds the new draws; on other rows, or with another method,
-        they start at their last points.
+        they start at their last points. Another network, prior, noise or
+        ``standardize`` is an error.
     n_jobs : int or None, default=None
         Processes that chains of Markov chain methods are spread over, in groups of
         ``method.group_size``; other methods do not need it. None is one, or what a
@@ -258,7 +276,7 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
 
     def __init__(
         self,
-        hidden_layer_sizes=(50,),
+        hidden_layer_sizes="auto",
         activation="tanh",
         *,
         method="auto",

@@ -11,7 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from skbayes.inference import METHODS, Method
-from skbayes.inference.stochastic import StochasticKernel
+from skbayes.inference.stochastic import StochasticKernel, slower
 from skbayes.posterior import Posterior
 from skbayes.validation import check_n_jobs, draw_seed, resolve_method
 
@@ -203,14 +203,10 @@ def _stack(old, new):
 
 def _with_rates(group: dict, factor: float, more: float) -> dict:
     """Chains with steps multiplied by ``factor``, on data of ``more`` times the weight."""
-    kernel = dict(group["kernel"])
-    kernel["rate"] = (kernel["rate"] * factor).astype(kernel["rate"].dtype)
+    kernel = slower(group["kernel"], factor)
     if "variance" in kernel:  # of the gradient of a minibatch, which stands for more rows
         variance = kernel["variance"]
         kernel["variance"] = (variance * more**2).astype(variance.dtype)
-    if "velocity" in kernel:  # whose variance is the step size times the temperature
-        velocity = kernel["velocity"]
-        kernel["velocity"] = (velocity * factor**0.5).astype(velocity.dtype)
     return {**group, "kernel": kernel}
 
 

@@ -189,10 +189,11 @@ class BayesianModuleClassifier(_ModuleMixin, BayesianClassifier):
         ``reset_parameters`` puts them; with ``module__`` parameters it stands for its class.
     method : str or Method, default="auto"
         How the posterior is explored, as in `BayesianMLPClassifier`.
-    prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
-        Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
-        ``NormalPrior(scale=2.0, fan_in=True)``: the deviation of a weight is 2 / sqrt(fan-in), that
-        of biases and of the parameters of normalisation layers 2.
+    prior : str, Prior or None, default=None
+        Prior of the weights: ``"normal"``, ``"laplace"``, ``"student_t"``, ``"hierarchical"``,
+        ``"horseshoe"`` and others, or an object from `skbayes.model.priors`, which holds its
+        scale. None is ``NormalPrior(scale=2.0, fan_in=True)``: the deviation of a weight is
+        2 / sqrt(fan-in), that of biases and of the parameters of normalisation layers 2.
     standardize : {True, False, "X", "y", "arcsinh"}, default=False
         Whether each number of a row of X is brought to mean zero and deviation one (True, "X"), and
         those with heavy tails are bent, as `BayesianMLPClassifier` does ("arcsinh").
@@ -210,7 +211,7 @@ class BayesianModuleClassifier(_ModuleMixin, BayesianClassifier):
         Float type of the inference; predictions are always in float64.
     warm_start : bool, default=False
         Whether `fit` goes on from where the last one stopped, with the module and the scaling of
-        X that it had.
+        X that it had. Another prior, noise or ``standardize`` is an error.
     n_jobs : int or None, default=None
         Processes that chains of Markov chain methods are spread over, in groups of
         ``method.group_size``; other methods do not need it. None is one, or what a
@@ -327,10 +328,11 @@ class BayesianModuleRegressor(_ModuleMixin, BayesianRegressor):
         ``reset_parameters`` puts them; with ``module__`` parameters it stands for its class.
     method : str or Method, default="auto"
         How the posterior is explored, as in `BayesianMLPRegressor`.
-    prior : {"normal", "laplace", "student_t", "hierarchical"}, Prior or None, default=None
-        Prior of the weights; an object from `skbayes.model.priors` holds its scale. None is
-        ``NormalPrior(scale=2.0, fan_in=True)``: the deviation of a weight is 2 / sqrt(fan-in), that
-        of biases and of the parameters of normalisation layers 2.
+    prior : str, Prior or None, default=None
+        Prior of the weights: ``"normal"``, ``"laplace"``, ``"student_t"``, ``"hierarchical"``,
+        ``"horseshoe"`` and others, or an object from `skbayes.model.priors`, which holds its
+        scale. None is ``NormalPrior(scale=2.0, fan_in=True)``: the deviation of a weight is
+        2 / sqrt(fan-in), that of biases and of the parameters of normalisation layers 2.
     noise : {"learned", "heteroscedastic"}, float or array-like, default="learned"
         Standard deviation of the noise: one inferred with the weights, a function of x that the
         module returns, or a number (or one per output) in the units of y.
@@ -350,7 +352,7 @@ class BayesianModuleRegressor(_ModuleMixin, BayesianRegressor):
         Float type of the inference; predictions are always in float64.
     warm_start : bool, default=False
         Whether `fit` goes on from where the last one stopped, with the module and the scaling of
-        X that it had.
+        X that it had. Another prior, noise or ``standardize`` is an error.
     n_jobs : int or None, default=None
         Processes that chains of Markov chain methods are spread over, in groups of
         ``method.group_size``; other methods do not need it. None is one, or what a

@@ -99,8 +99,11 @@ def check_n_jobs(n_jobs) -> None:
         )
 
 
-def check_hidden_layer_sizes(sizes) -> tuple[int, ...]:
-    """Turn ``hidden_layer_sizes=`` (an integer or a sequence of them) into a tuple."""
+def check_hidden_layer_sizes(sizes, more: str = "") -> tuple[int, ...]:
+    """Turn ``hidden_layer_sizes=`` (an integer or a sequence of them) into a tuple.
+
+    ``more`` is what else an error says to be allowed.
+    """
     entries = [sizes] if isinstance(sizes, numbers.Integral) else sizes
     try:
         out = tuple(entries)
@@ -109,7 +112,7 @@ def check_hidden_layer_sizes(sizes) -> tuple[int, ...]:
     if any(type(s) is bool or not isinstance(s, numbers.Integral) or s < 1 for s in out):
         raise ValueError(
             f"hidden_layer_sizes={sizes!r} is not allowed; it must be a tuple of integers >= 1 "
-            "(empty for a linear model)."
+            f"(empty for a linear model){more}."
         )
     return tuple(int(s) for s in out)
 

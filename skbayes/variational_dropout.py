@@ -142,8 +142,8 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(50,)
-        Units per hidden layer; without a ``module`` only.
+    hidden_layer_sizes : tuple of int or "auto", default=(50,)
+        Units per hidden layer, see `BayesianMLPClassifier`; without a ``module`` only.
     activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="relu"
         Activation of the hidden layers; without a ``module`` only.
     module : type, torch.nn.Module or None, default=None
@@ -329,8 +329,8 @@ class VariationalDropoutRegressor(_VariationalDropout, BayesianRegressor):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(50,)
-        Units per hidden layer; without a ``module`` only.
+    hidden_layer_sizes : tuple of int or "auto", default=(50,)
+        Units per hidden layer, see `BayesianMLPClassifier`; without a ``module`` only.
     activation : {"identity", "relu", "tanh", "silu", "gelu"}, default="relu"
         Activation of the hidden layers; without a ``module`` only.
     module : type, torch.nn.Module or None, default=None

@@ -9,6 +9,7 @@ from skorch.callbacks import (
     Callback,
     Checkpoint,
     EarlyStopping,
+    EpochScoring,
     EpochTimer,
     Freezer,
     LRScheduler,
@@ -16,7 +17,7 @@ from skorch.callbacks import (
 )
 
 from skbayes import BayesianModuleClassifier, BayesianModuleRegressor
-from skbayes.inference import HMC, MAP, SGLD, Anchored, Ensemble
+from skbayes.inference import HMC, MAP, SGLD, Anchored, Ensemble, Laplace
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 ADAM = MAP(solver="adam", max_epochs=6)
@@ -135,6 +136,9 @@ def test_callbacks_are_a_parameter(binary):
         (EpochTimer(), "it must be a list"),
         ([print], "it must be a skorch callback"),
         ([LRScheduler()], "LRScheduler is not allowed"),
+        ([EarlyStopping()], "it may watch 'train_loss'\\."),
+        ([EarlyStopping], "it may watch 'train_loss'\\."),
+        ([("score", EpochScoring("accuracy"))], "EpochScoring is not allowed"),
         ([Freezer("first.*")], "Freezer is not allowed|ParamMapper is not allowed"),
     ],
 )
@@ -156,3 +160,15 @@ def test_partial_fit_tells_callbacks(curve):
     model.partial_fit(*curve)
     assert [event[0] for event in diary.events_].count("train end") == 1
     assert len(model.history_) >= 1
+
+
+def test_the_last_layer_is_watched_while_its_prior_is_tuned(binary):
+    method = Laplace(subset="last_layer", init=MAP("adam", max_epochs=3), tol=1e-6, max_rounds=5)
+    diary = Diary()
+    model = fit(binary, [diary], method, warm_start=True)
+    losses = [row["train_loss"] for row in model.history_[3:]]
+    assert len(losses) == 5 and len(set(losses)) == 5  # one for each round
+    moved, stay = diary.weights_[-1], diary.weights_[2]
+    assert torch.equal(moved, stay)  # the first layer
+    model.fit(*binary)
+    assert all(np.isfinite(row["train_loss"]) for row in model.history_)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gaussian_target import CPU, LinearModel, check_moments, linear_model
+from problems import make_log_posterior
 from scipy import sparse, stats
 from scipy.special import expit
 from sklearn.base import clone
@@ -15,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor, BayesianModuleRegressor
 from skbayes.inference import MAP, ConstantSGD, Laplace, Streams
 from skbayes.inference.evidence import around
+from skbayes.inference.head import Head
 from skbayes.inference.laplace import _newton
 from skbayes.inference.laplace_posterior import normal_points
 from skbayes.model import (
@@ -450,14 +452,57 @@ def test_parameters_are_checked(name, value):
         Laplace(**{name: value}).check()
 
 
+def test_tuning_of_the_last_layer_begins_once():
+    """Evidence given the layers below does not tell layers that fit from those that overfit."""
+    starts = []
+
+    class Start(MAP):
+        def run(self, log_posterior, *args, **kw):
+            starts.append(log_posterior.prior.scales.copy())
+            return super().run(log_posterior, *args, **kw)
+
+    whole, _ = network_posterior("binary")
+    for subset, n in (("all", 2), ("last_layer", 1)):
+        run(whole, subset=subset, tune_prior="layer", init=Start(max_epochs=20))
+        assert len(starts) == n
+        np.testing.assert_array_equal(starts[0], whole.prior.scales)
+        starts.clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_head_is_the_whole_network_with_the_rest_held(kind):
+    whole, theta = network_posterior(kind)
+    whole = whole.with_power(1.5)
+    head = Head(whole, theta)
+    moving = whole.network.layers[-1].joint
+    other = theta.clone()
+    other[:, moving] *= 0.7
+    other[:, whole.layout.n_network :] += 0.3
+    moved = Head(whole, other).theta
+    values = [whole(t) - head.log_posterior(h) for t, h in ((theta, head.theta), (other, moved))]
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-9)
+    held = head.held(whole.prior) * whole.total_weight
+    assert abs(float(values[0]) - held) < 1e-9
+    grad = whole.grad(theta)
+    expected = torch.cat([grad[:, moving], grad[:, whole.layout.n_network :]], 1)
+    torch.testing.assert_close(head.log_posterior.grad(head.theta), expected, rtol=1e-9, atol=1e-9)
+    found = around(head.log_posterior, head.theta, head.prior(whole.prior), "full")
+    matrix = whole.gauss_newton(theta[0], "full", last_layer=True).matrix
+    torch.testing.assert_close(found.curvature.matrix, matrix, rtol=1e-9, atol=1e-9)
+    back = head.whole(found)
+    torch.testing.assert_close(back.theta, theta, rtol=0, atol=0)
+    np.testing.assert_allclose(back.target.prior.scales, whole.prior.scales)
+
+
 def test_newton_in_the_last_layer_ends_at_the_mode():
     """From afar it gets there; and there it takes one pass, even where passes round."""
-    log_posterior, theta = network_posterior("binary")
-    prior = log_posterior.prior
-    found = around(log_posterior, theta, prior, "full", last_layer=True)
+    whole, theta = network_posterior("binary")
+    head = Head(whole, theta)
+    log_posterior, prior = head.log_posterior, head.prior(whole.prior)
+    found = around(log_posterior, head.theta, prior, "full")
     for _ in range(5):  # each with the covariance at its start
         climbed = _newton(found, found.target, found.theta)
-        found = around(log_posterior, climbed.theta, prior, "full", last_layer=True)
+        found = around(log_posterior, climbed.theta, prior, "full")
     moving = found.curvature.moving
     grad = found.target.value_and_grad(found.theta)[1][:, moving]
     assert float(grad @ found.covariance.times(grad.double()).T) < 1e-5
@@ -538,3 +583,13 @@ def test_a_single_mode_with_noise_of_its_own_is_warned_of(curve):
     reg = BayesianMLPRegressor((3,), method=Laplace(n_draws=5, tune_prior=None), random_state=0)
     with pytest.warns(ConvergenceWarning, match="set noise='learned'"):
         reg.fit(*curve)
+
+
+@pytest.mark.parametrize("power", [0.25, 4.0])
+def test_tuned_noise_counts_rows_as_often_as_their_power(power):
+    kw = {"kind": "learned", "n": 40}
+    powered = make_log_posterior(**kw).with_power(power)
+    weighted = make_log_posterior(**kw, weight=np.full(40, power))
+    settings = {"tune_prior": None, "max_rounds": 30, "tol": 1e-9, "init": MAP(max_epochs=300)}
+    noise = [run(target, **settings).mode[-1] for target in (powered, weighted)]
+    assert abs(noise[0] - noise[1]) < 1e-3

@@ -50,7 +50,7 @@ def case(request):
 def value(likelihood, outputs, params, y, weight):
     statistic = likelihood.statistic(outputs, y, None if weight is None else weight[:, None])
     total = float(y.shape[2]) if weight is None else weight.sum(1)
-    return likelihood.finish(statistic, params, total)
+    return likelihood.finish(statistic, likelihood.at(params), total)
 
 
 def test_pointwise_is_scipys_density(case):
@@ -95,13 +95,13 @@ def test_gradients_are_those_of_autograd(case, weighted):
     rows = likelihood.pointwise(free, own, y)
     (rows if weight is None else rows * weight).sum().backward()
     lifted = None if weight is None else weight[:, None]
-    prepared = likelihood.prepare(params, y, lifted)
+    prepared = likelihood.prepare(likelihood.at(params), y, lifted)
     statistic = likelihood.statistic(outputs, y, lifted)
     found = likelihood.gradient(outputs.clone(), *prepared)
     np.testing.assert_allclose(found, free.grad, rtol=1e-10, atol=1e-12)
     if likelihood.n_params:
         total = float(N) if weight is None else weight.sum(1)
-        found = likelihood.params_gradient(statistic, params, total)
+        found = likelihood.params_gradient(statistic, likelihood.at(params), total)
         np.testing.assert_allclose(found, own.grad, rtol=1e-10, atol=1e-12)
 
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import skbayes.base
+import skbayes.functions
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import HMC, MAP, Anchored
 from skbayes.metrics import (
@@ -153,7 +153,7 @@ def test_cumulative_density_of_a_regressor(n_outputs, curve, quiet, monkeypatch)
     mean, std = model[-1].predict_draws(model[0].transform(X))
     joint = stats.norm.logpdf(y, mean, std).reshape(36, 60, n_outputs).sum(2).reshape(3, 12, 60)
     np.testing.assert_allclose(log_density_draws(model, X, y), joint)
-    monkeypatch.setattr(skbayes.base, "MEMORY", 1)  # rows in several chunks
+    monkeypatch.setattr(skbayes.functions, "MEMORY", 1)  # rows in several chunks
     found = cumulative_log_predictive_density(model, X, y)
     chains, pooled = cumulative_by_loops(joint)
     np.testing.assert_allclose(found.chains, chains)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gaussian_target import mcse_of_mean
 from settings import METHOD_SETTINGS
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 
@@ -335,3 +336,44 @@ def test_interrupted_optimisation_ends_the_run(monkeypatch, method):
         model.fit(X, X[:, 0])
     assert len(calls) == 3
     assert np.isfinite(model.predict(X)).all()
+
+
+@pytest.mark.parametrize("estimator", [BayesianMLPClassifier, BayesianMLPRegressor])
+def test_default_network_is_wider_for_many_rows(estimator, monkeypatch):
+    """And stays as it is where a fit goes on with more of them."""
+    monkeypatch.setattr("skbayes.mlp.MANY_ROWS", 20)
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    y = (X[:, 0] > 0).astype(float)
+    model = estimator(method=MAP(max_epochs=2), warm_start=True, random_state=0)
+
+    def units(model):
+        return model.posterior_.unflatten()["layers.0.bias"].shape[-1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        assert units(model.fit(X[:20], y[:20])) == 50
+        assert units(model.fit(X, y)) == 50
+        assert units(clone(model).fit(X, y)) == 100
+        assert units(clone(model).set_params(hidden_layer_sizes=(7,)).fit(X, y)) == 7
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes='wide' is not allowed.* or 'auto'"):
+        clone(model).set_params(hidden_layer_sizes="wide").fit(X, y)
+
+
+@pytest.mark.parametrize("standardize", [True, "y", "X", False])
+def test_a_y_far_from_its_prior_is_told_of(curve, standardize):
+    X, y = curve
+    reg = BayesianMLPRegressor((4,), method=MAP(max_epochs=5), standardize=standardize)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        reg.fit(X, 1000.0 + y)
+        reg.fit(X, y / y.std())
+    said = [w for w in seen if "y has a mean of 1" in str(w.message)]
+    assert len(said) == (standardize in ("X", False))
+    assert all(w.filename == __file__ for w in said)
+
+
+def test_few_draws_tell_nothing_and_say_so(curve):
+    reg = BayesianMLPRegressor((4,), method=HMC(n_warmup=5, n_draws=3), random_state=0)
+    with pytest.warns(ConvergenceWarning, match="n_draws=3 are too few"):
+        reg.fit(*curve)
+    assert reg.diagnostics_ == {}

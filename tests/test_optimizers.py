@@ -1,11 +1,14 @@
 """The optimisers against torch's, scipy's and the exact modes of linear models."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.optimize
 import torch
 from gaussian_target import CPU, GaussianTarget, linear_model
 
+from skbayes import BayesianMLPRegressor
 from skbayes.inference import MAP, Streams
 from skbayes.inference.optimizers import SGD, Adam, batches, descend, first_order, lbfgs
 from skbayes.model import Bernoulli, Inputs, LogPosterior, MLPNetwork, NormalPrior
@@ -172,3 +175,20 @@ def test_map_reaches_the_mode(solver):
     assert posterior.draws.shape == (1, 1, 4)
     deviation = np.sqrt(np.diag(model.cov))
     assert np.all(np.abs(posterior.flat[0] - model.mean) < 0.02 * deviation)
+
+
+@pytest.mark.parametrize("noise", ["learned", "heteroscedastic", 0.5])
+def test_a_mode_without_noise_says_so(noise):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 8)), rng.normal(size=40)
+    reg = BayesianMLPRegressor((50,), noise=noise, method=MAP(max_epochs=300), random_state=0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        reg.fit(X, y)
+    said = [str(w.message) for w in seen if "next to none" in str(w.message)]
+    assert len(said) == (noise != 0.5)
+    if said:
+        _, std = reg.predict(X, return_std=True)
+        share = np.mean(std < 2 * 0.003 * y.std())
+        assert share >= 0.01
+        assert ("all rows" if noise == "learned" else f"{share:.0%} of the rows") in said[0]

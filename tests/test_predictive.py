@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize, special, stats
 from sklearn.base import clone
 
-import skbayes.base
+import skbayes.functions
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import HMC, MAP
 from skbayes.predictive import entropy_parts, mixture_quantiles, variance_parts
@@ -283,7 +283,7 @@ def test_chunks_change_nothing(model, monkeypatch):
     whole = [*everything(model, X), model.log_predictive_density(X, y)]
     sizes = []
     forward = model._forward
-    monkeypatch.setattr(skbayes.base, "MEMORY", 1)
+    monkeypatch.setattr(skbayes.functions, "MEMORY", 1)
     monkeypatch.setattr(
         model,
         "_forward",

@@ -20,7 +20,7 @@ from skbayes.inference import (
     Streams,
 )
 from skbayes.inference.constant_sgd import _ConstantSGDKernel
-from skbayes.inference.stochastic import StochasticMethod
+from skbayes.inference.stochastic import StochasticKernel, StochasticMethod, slower
 
 STOCHASTIC = [name for name, cls in METHODS.items() if issubclass(cls, StochasticMethod)]
 
@@ -432,7 +432,7 @@ def test_constant_sgd_refuses(model, params, match, monkeypatch):
 @pytest.mark.parametrize("far", [1e8, np.inf, np.nan])
 def test_constant_sgd_takes_back_an_iteration_that_diverges(model, far, rows, monkeypatch):
     """Also where it has not reached infinity yet: what is restored must be near the mode."""
-    monkeypatch.setattr("skbayes.inference.constant_sgd.CURVATURE_ROWS", rows)
+    monkeypatch.setattr("skbayes.inference.stochastic.CURVATURE_ROWS", rows)
     step = _ConstantSGDKernel.move
 
     def move(kernel, streams, epsilon):
@@ -463,6 +463,59 @@ def test_rows_without_weight_do_not_matter(name):
     if "batch_size" in method.get_params():
         method.set_params(batch_size=5)
     assert np.isfinite(draws(method, model).draws).all()
+
+
+@pytest.mark.parametrize("name", ["sgld", "sghmc", "sgnht", "csgmcmc"])
+def test_a_default_rate_that_is_too_high_is_halved(model, name, monkeypatch):
+    """The curvature may be larger elsewhere than where a chain starts."""
+    curvature = StochasticKernel._largest_curvature
+
+    def one_is_flat(kernel, streams):
+        return curvature(kernel, streams) * torch.tensor([[1.0], [2e-3]])
+
+    monkeypatch.setattr(StochasticKernel, "_largest_curvature", one_is_flat)
+    method = METHODS[name](n_chains=2, n_draws=4, n_steps=300, init=MAP(max_epochs=20))
+    if "n_warmup" in method.get_params():
+        method.set_params(n_warmup=2)
+    posterior = draws(method, model)
+    assert np.abs(posterior.draws).max() < 100
+    assert any("ran away" in message for message in posterior.messages)
+    first, second = posterior.stats["step_size"][:, -1]
+    assert second < 100 * first  # from 500 times
+
+
+def test_halved_steps_have_velocities_of_their_own_temperature(model):
+    """v^2 / rate, whose mean is the temperature, stays what it was."""
+    method = SGHMC(n_chains=2, n_steps=200)
+    streams = Streams(0, 2)
+    theta = torch.as_tensor(np.tile(model.mean, (2, 1)))
+    kernel = method._kernel(model.log_posterior, theta)
+    kernel.find_step_size(streams)
+    kernel.step(streams, 0)
+    before = kernel.state()
+    after = slower(before, np.array([[1.0], [0.25]]))
+    for i, factor in enumerate((1.0, 0.25)):
+        np.testing.assert_allclose(after["rate"][i], factor * before["rate"][i])
+        heat = [(state["velocity"][i] ** 2 / state["rate"][i]).mean() for state in (before, after)]
+        np.testing.assert_allclose(heat[1], heat[0])
+    np.testing.assert_array_equal(after["theta"], before["theta"])
+
+
+def test_halvings_are_said_once_and_besides_other_things(model):
+    settings = {"n_draws": 3, "n_steps": 20, "n_warmup": 1, "batch_size": 5}
+    method = SGLMC(n_chains=2, **settings, init=MAP(max_epochs=20))
+    streams = Streams(0, 2)
+    kernel = method._kernel(model.log_posterior, torch.as_tensor(np.tile(model.mean, (2, 1))))
+    own = list(kernel.messages)
+    assert own
+    for n in (1, 2):
+        kernel.restore({**slower(kernel.state(), 0.5), "halvings": np.array(n)})
+        assert kernel.messages[:-1] == own and "ran away" in kernel.messages[-1]
+    posterior = method.run(model.log_posterior, None, streams)
+    state = posterior.state["groups"][0]
+    state["kernel"]["halvings"] = np.array(20)
+    later = method.run(model.log_posterior, None, Streams(1, 2), state=state)
+    assert not any("ran away" in message for message in later.messages)
 
 
 @pytest.mark.parametrize("name", [n for n in STOCHASTIC if n != "constant_sgd"])

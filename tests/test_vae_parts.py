@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import EarlyStopping, EpochScoring
 from torch.utils.data import TensorDataset
 
 from skbayes import VAEDensityEstimator
@@ -276,3 +276,6 @@ def test_callbacks_and_progress(blobs, capsys):
     assert len(vae.history_) < 10 and "valid_loss" in vae.history_[0]
     assert "VAEDensityEstimator" in capsys.readouterr().err
     assert np.isfinite(vae.score(blobs[0]))
+    scoring = VAEDensityEstimator(callbacks=[EpochScoring("neg_log_loss")])
+    with pytest.raises(ValueError, match="watch 'train_loss' or 'valid_loss'"):
+        scoring.fit(blobs[0])

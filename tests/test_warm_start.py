@@ -8,8 +8,9 @@ from chain_runs import CHAINS, START, Killed, same, short_run
 from sklearn.base import clone
 
 from skbayes import BayesianMLPRegressor
-from skbayes.inference import HMC, checkpoint
+from skbayes.inference import HMC, MAP, checkpoint
 from skbayes.inference.chains import run_chains
+from skbayes.model.priors import NormalPrior
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -127,3 +128,36 @@ def test_the_state_is_numpy_and_plain_python(model, curve):
             assert isinstance(value, np.ndarray | int | str), type(value)
 
     check(model.fit(*curve).posterior_.state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prior", NormalPrior(0.1)),
+        ("prior", "laplace"),
+        ("noise", 5.0),
+        ("noise", "heteroscedastic"),
+        ("activation", "relu"),
+        ("hidden_layer_sizes", (7,)),
+        ("standardize", "X"),
+    ],
+)
+def test_another_model_is_refused(curve, name, value):
+    X, y = curve
+    model = BayesianMLPRegressor(
+        (4,), noise="learned", method=MAP(max_epochs=5), warm_start=True, random_state=0
+    )
+    before = model.fit(X, y).posterior_.draws
+    with pytest.raises(ValueError, match=f"^{name}=.*had {name}="):
+        model.set_params(**{name: value}).fit(X, y)
+    assert model.posterior_.draws is before
+    model.set_params(warm_start=False).fit(X, y)
+
+
+def test_the_same_model_in_other_words_goes_on(curve):
+    model = BayesianMLPRegressor(
+        (4,), prior=NormalPrior(2.0), noise=0.3, method=MAP(max_epochs=5), warm_start=True
+    )
+    model.fit(*curve)
+    model.set_params(hidden_layer_sizes=[4], prior=NormalPrior(2.0), noise=np.float64(0.3))
+    model.fit(*curve)

@@ -57,7 +57,7 @@ def check_options(estimator) -> None:
     if e.callbacks is not None:
         from skbayes.callbacks import check_callbacks
 
-        check_callbacks(e.callbacks)
+        check_callbacks(e.callbacks, losses=("train_loss", "valid_loss"))
     if e.objective == "beta-divergence" and e.count_features is not None:
         raise ValueError(
             f"count_features={e.count_features!r} is not allowed with objective='beta-divergence', "

@@ -18,7 +18,9 @@ from skbayes.model.likelihoods import Normal
 MOST_ROWS = 10_000  # up to which chains take a minute or two on one core
 MOST_PARAMS = 20_000  # of theta, each draw of which is kept
 MANY_ROWS = 10_000  # from which 20 epochs leave networks far from their modes
-LONG_STEPS, BATCH = 12_000, 1024  # of Adam then, for half as many members
+MEMBERS, STEPS = 6, 12_000  # then, fewer members and more steps of Adam
+MEMBERS_OF_CLASSES, STEPS_OF_CLASSES = 8, 6_000
+BATCH = 1024
 SHORT_CHAINS = {"n_warmup": 60, "n_draws": 60, "n_leapfrog": 20, "energy_variance": 0.01}
 MANY_COLUMNS = 5  # rows for each of them, up to which members are modes
 GROWTH = 1.25  # of the rows, until which a warm start keeps the power that was found
@@ -84,9 +86,9 @@ def choose(log_posterior) -> Method:
     *All else*: the `Anchored` ensemble, whose members are nearly draws from the posterior;
     networks of classes without weights of rows (``bootstrap=False``), which predict better, and
     with a power of the likelihood that is chosen by rows left out. With more than 10,000 rows and
-    at most 20,000 parameters it has 8 members in place of 16, takes 12,000 steps of 1,024 rows, and
-    has a larger rate: there the members' spread is small, and what matters is that each of them
-    fits well.
+    at most 20,000 parameters it has 6 members in place of 16, takes 12,000 steps of 1,024 rows, and
+    has a larger rate (for classes at most 40,000, 8 and 6,000): there the members' spread is small,
+    and what matters is that each of them fits well.
 
     Parameters
     ----------
@@ -124,9 +126,11 @@ def _anchored(log_posterior) -> Anchored:
     """An anchored ensemble with the members and epochs that suit the rows."""
     n = log_posterior.n
     kw: dict[str, Any] = {}
-    if not isinstance(log_posterior.likelihood, Normal) and not log_posterior.network.is_linear:
+    classes = not isinstance(log_posterior.likelihood, Normal)
+    if classes and not log_posterior.network.is_linear:
         kw = {"bootstrap": False, "likelihood_power": "held_out"}
-    if n <= MANY_ROWS or log_posterior.n_params > MOST_PARAMS:
+    members, steps = (MEMBERS_OF_CLASSES, STEPS_OF_CLASSES) if classes else (MEMBERS, STEPS)
+    if n <= MANY_ROWS or log_posterior.n_params * steps > MOST_PARAMS * STEPS:
         return Anchored(batch_size=256 if kw else None, **kw)
-    epochs = max(20, math.ceil(LONG_STEPS * BATCH / n))
-    return Anchored(8, learning_rate=0.03, batch_size=BATCH, max_epochs=epochs, **kw)
+    epochs = max(20, math.ceil(steps * BATCH / n))
+    return Anchored(members, learning_rate=0.03, batch_size=BATCH, max_epochs=epochs, **kw)

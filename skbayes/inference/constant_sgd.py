@@ -6,12 +6,11 @@ import numpy as np
 import torch
 
 from skbayes.inference.base import to_numpy
-from skbayes.inference.stochastic import CURVATURE_ROWS, StochasticKernel, StochasticMethod
+from skbayes.inference.stochastic import StochasticKernel, StochasticMethod
 
 MOST_PARAMS = 3000  # of a full preconditioner, whose matrices have that number squared
 SAFE = 0.5  # largest step on a curvature; from 2 on the iteration does not converge at all
 NOISE_ROWS = 100  # whose gradients are taken after each iteration of the warm-up
-EXCESS = 3.0  # nats per row that the log posterior falls in an iteration only where steps diverge
 
 
 class ConstantSGD(StochasticMethod):
@@ -149,39 +148,26 @@ class _ConstantSGDKernel(StochasticKernel):
         if last or iteration % 10 == 0:
             self._set_gain(own, tell=last)
 
-    def step(self, streams, iteration):
+    def advance(self, streams, iteration):
         self.streams, self.before = streams, self.theta
-        return super().step(streams, iteration)
+        stats = super().advance(streams, iteration)
+        del stats["step_size"]  # there are as many as parameters
+        self._take_back(streams)
+        return stats
 
     def move(self, streams, epsilon):
         grad = self.gradient(self.batch(streams), self.theta)
         self.theta = self.theta + self.precondition(grad)
 
-    def finish(self, stats, size):
-        good = self._is_good()
+    def _take_back(self, streams):
+        """Put chains that left the mode's surroundings back to where the iteration began."""
+        good = self.has_stayed(self.before, streams)
         if not bool(good.all()):  # away from the mode the curvature may be larger
             self.theta = torch.where(good, self.theta, self.before)
             self.caution = torch.where(good, self.caution, 0.25 * self.caution)
             self._set_gain(self.streams.child(3 + self.t))
             if not self._said:
                 self._say()
-        stats = super().finish(stats, size)
-        del stats["step_size"]  # there are as many as parameters
-        return stats
-
-    def _is_good(self):
-        """Whether the iteration's steps stayed near, (n_chains, 1); what diverges may be finite.
-
-        The log posterior of draws varies with the number of parameters, which is allowed.
-        """
-        target, n = self.log_posterior, self.log_posterior.n
-        if n > CURVATURE_ROWS:  # the same for all chains, from the first one's numbers
-            index = self.streams.child(2).generators[0].choice(n, CURVATURE_ROWS, replace=False)
-            target = target.minibatch(index)
-        rows = self.log_posterior.total_weight
-        allowed = EXCESS * rows + self.method.temperature * self.theta.shape[1]
-        near = target(self.theta) > target(self.before) - allowed
-        return torch.isfinite(self.theta).all(1, keepdim=True) & near[:, None]
 
     def precondition(self, vector):
         if self.full:

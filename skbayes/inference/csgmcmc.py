@@ -103,7 +103,7 @@ class _CyclicalKernel(_SGLDKernel):
     def size(self, t):
         return 0.5 * (math.cos(math.pi * (t % self.n_steps) / self.n_steps) + 1.0)
 
-    def step(self, streams, iteration):
+    def advance(self, streams, iteration):
         last = (iteration % self.draws + 1) / self.draws  # share of the sampling stage
         explored = round(self.method.exploration * self.n_steps)
         end = explored + round(last * (self.n_steps - explored))
@@ -118,4 +118,4 @@ class _CyclicalKernel(_SGLDKernel):
             else:
                 self.move(streams, epsilon)
             self.t += 1
-        return self.finish({}, size)
+        return self._with_size({}, size)

@@ -34,7 +34,6 @@ class Local:
     """The prior's, of the weights that move, (d,)."""
     curvature: Curvature
     covariance: Covariance
-    last_layer: bool
     noise_precision: Tensor
     """Of the parameters of learned noise, (n_outputs,) or (0,)."""
     log_evidence: float
@@ -50,7 +49,7 @@ class Local:
         return 1.0 - self.precision * variances
 
 
-def around(log_posterior, theta: Tensor, prior, hessian: str, last_layer: bool) -> Local:
+def around(log_posterior, theta: Tensor, prior, hessian: str) -> Local:
     """The normal posterior around theta, (1, n_params), and its log evidence.
 
     Raises
@@ -59,21 +58,18 @@ def around(log_posterior, theta: Tensor, prior, hessian: str, last_layer: bool) 
         If the curvature is not finite.
     """
     target = log_posterior if prior is None else log_posterior.given(prior)
-    curvature = target.gauss_newton(theta[0], hessian, last_layer)
-    moving, device = curvature.moving, theta.device
+    curvature = target.gauss_newton(theta[0], hessian)
+    device = theta.device
     value = float(target(theta)[0])
     if prior is None:
         precision = torch.zeros(curvature.n_params, dtype=torch.float64, device=device)
     else:
         scales = torch.as_tensor(prior.scales, dtype=torch.float64, device=device)
-        precision = scales[moving] ** -2.0
-        value -= _log_normal(theta[0, : moving.start].double(), scales[: moving.start])
+        precision = scales**-2.0
     covariance = curvature.covariance(precision)
     value += 0.5 * curvature.n_params * LOG_2PI - 0.5 * covariance.log_det
     none = torch.zeros(0, dtype=torch.float64, device=device)
-    out = Local(
-        log_posterior, target, theta, precision, curvature, covariance, last_layer, none, value
-    )
+    out = Local(log_posterior, target, theta, precision, curvature, covariance, none, value)
     if getattr(log_posterior.likelihood, "learned", False):
         raw = log_posterior.layout.split(theta)[1]
         likelihood, exact = log_posterior.likelihood, raw.double()
@@ -116,7 +112,7 @@ def tuned_prior(local: Local, groups: list[slice]) -> BoundNormal:
 def tuned_noise(local: Local) -> Tensor:
     """Theta with the noise of largest evidence, the mode and the residuals being what they are."""
     likelihood, theta = local.log_posterior.likelihood, local.theta.clone()
-    squares = local.log_posterior.statistic(theta)[0]  # (n_outputs,)
+    squares = local.log_posterior.factor * local.log_posterior.statistic(theta)[0]  # (n_outputs,)
     raw, log_prior, sigma = likelihood.noise_grid(theta.device)
     freedom = _freedom(local)[:, None]
     value = log_prior - 0.5 * squares[:, None] * sigma**-2 - freedom * sigma.log()
@@ -142,18 +138,12 @@ def _shares(local: Local) -> Tensor:
     posterior = local.log_posterior
     weights, params, _ = posterior.layout.split(local.theta[0].double())
     sums = torch.zeros(posterior.likelihood.n_outputs, dtype=torch.float64, device=weights.device)
-    size = block_rows(posterior.network, True, local.last_layer)
+    size = block_rows(posterior.network, True, False)
     for rows, part in in_blocks(posterior.inputs, size):
-        linear = tangent(posterior.network, weights, part, local.last_layer)
+        linear = tangent(posterior.network, weights, part)
         variance = local.covariance.of_functions(linear).diagonal(dim1=0, dim2=1)  # (n, k)
         if posterior.weight is not None:
             variance = variance * posterior.weight[0, rows].double()[:, None]
         sums = sums + variance.sum(0)
     sums = sums / posterior.likelihood.noise_std(params[None], 1)[0] ** 2
     return sums / sums.sum()
-
-
-def _log_normal(values: Tensor, scales: Tensor) -> float:
-    """Log density of independent normals with mean zero."""
-    logs = -0.5 * (values / scales) ** 2 - scales.log() - 0.5 * LOG_2PI
-    return float(logs.sum())

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from skbayes.inference.base import Method, to_numpy
 from skbayes.inference.evidence import Local, around, tuned_noise, tuned_prior
+from skbayes.inference.head import Head
 from skbayes.inference.laplace_posterior import LaplacePosterior
 from skbayes.inference.map import MAP
 from skbayes.inference.optimizers import Climb, climb
 from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import BoundNormal
+from skbayes.model.tangent import moving
 
 MOST_FULL = 1500  # weights up to which "auto" takes the whole matrix
 WIDER = 4.0  # of the prior scale, where the tuning begins a second time
@@ -71,7 +75,8 @@ class Laplace(Method):
         Kronecker product; a diagonal. "auto" is "full" up to 1,500 weights that move and "kron"
         beyond.
     subset : {"all", "last_layer"}, default="all"
-        Weights that move.
+        Weights that move. For the last layer alone, what it receives is kept for all rows: as many
+        numbers as the rows have, were they that wide.
     predictive : {"linear", "sampling"}, default="linear"
         See above.
     tune_prior : {"layer", "global", None}, default="layer"
@@ -89,7 +94,8 @@ class Laplace(Method):
         learned has the standard deviation of y: a network then begins simple and grows as the
         noise falls. With ``tune_prior`` it runs twice, with the prior and with one four times as
         wide, and what ends at the larger evidence is kept: there are local maxima, such as that
-        of a network that is nearly linear.
+        of a network that is nearly linear. (For the last layer alone it runs once: the evidence
+        says nothing of the layers below, and would choose those that overfit.)
     """
 
     needs = frozenset({"gauss_newton"})
@@ -153,12 +159,22 @@ class Laplace(Method):
             start = prior if prior is None else prior.with_scales(prior.scales * wider)
             own = streams.child(number)
             theta, loss, hints, stopped = self._first(log_posterior, start, theta0, own, on_step)
-            found = around(log_posterior, theta, start, hessian, last_layer)
+            held = 0.0  # of the loss, what the tuning of a head leaves as it is
+            seen = None
+            if last_layer:
+                assert start is not None
+                head = Head(log_posterior, theta)
+                held = head.held(start)
+                seen = partial(_show, log_posterior, head)
+                found = around(head.log_posterior, head.theta, head.prior(start), hessian)
+            else:
+                found = around(log_posterior, theta, start, hessian)
             if tunes and not stopped:
-                found, more, hint, stopped = self._tune(found, hessian, own, on_step)
-                loss, hints = loss + more, hint
+                found, more, hint, stopped = self._tune(found, hessian, own, on_step, seen)
+                loss, hints = loss + [part - held for part in more], hint
             if best is None or found.log_evidence > best.log_evidence:
-                best, losses, messages = found, loss, hints
+                best = head.whole(found) if last_layer else found
+                losses, messages = loss, hints
             if stopped:
                 messages = [
                     *messages,
@@ -174,8 +190,11 @@ class Laplace(Method):
             ]
         return self._posterior(best, losses, messages, stopped, streams)
 
-    def _tune(self, found: Local, hessian, streams, on_step):
-        """Rounds of tuning and climbing: the best that was met, losses, messages, interrupted."""
+    def _tune(self, found: Local, hessian, streams, on_step, seen=None):
+        """Rounds of tuning and climbing: the best that was met, losses, messages, interrupted.
+
+        ``seen`` is called with what every round finds.
+        """
         log_posterior, best = found.log_posterior, found
         learned = getattr(log_posterior.likelihood, "learned", False)
         losses: list[np.ndarray] = []
@@ -188,9 +207,11 @@ class Laplace(Method):
                 theta = tuned_noise(before) if learned else before.theta
                 climbed = self._climb(before, log_posterior.given(prior), theta, streams)
                 losses.append(climbed.losses)
-                found = around(log_posterior, climbed.theta, prior, hessian, before.last_layer)
+                found = around(log_posterior, climbed.theta, prior, hessian)
                 if found.log_evidence > best.log_evidence:
                     best = found
+                if seen is not None:
+                    seen(found)
                 if on_step is not None:
                     text = f"log evidence {found.log_evidence:.1f}"
                     on_step(number + 1, self.max_rounds, text)
@@ -211,7 +232,8 @@ class Laplace(Method):
 
     def _starts(self, theta0) -> tuple[float, ...]:
         """Factors on the prior scales, from each of which the tuning begins."""
-        return (1.0,) if self.tune_prior is None or theta0 is not None else (1.0, WIDER)
+        once = self.tune_prior is None or theta0 is not None or self.subset == "last_layer"
+        return (1.0,) if once else (1.0, WIDER)
 
     def _form(self, log_posterior) -> str:
         """What ``hessian="auto"`` stands for, and whether the network allows it."""
@@ -260,7 +282,7 @@ class Laplace(Method):
 
     def _climb(self, found: Local, target, theta, streams) -> Climb:
         """The mode for a new prior and noise."""
-        if found.last_layer:
+        if self.subset == "last_layer":
             return _newton(found, target, theta)
         n_params = target.n_params
         small = n_params * target.n <= MOST_WORK and n_params <= 5000
@@ -279,24 +301,27 @@ class Laplace(Method):
 
     def _posterior(self, found: Local, losses, messages, stopped, streams) -> LaplacePosterior:
         """Draws from the normal posterior."""
+        last_layer = self.subset == "last_layer"
         d, k = found.curvature.n_params, len(found.noise_precision)
         normal = streams.normal(
             self.n_draws, d + k, dtype=torch.float64, device=found.theta.device
         )[0]
         draws = found.theta.double().repeat(self.n_draws, 1)
-        draws[:, found.curvature.moving] += found.covariance.spread(normal[:, :d])
+        layout = found.target.layout
+        moved = moving(layout.network, last_layer=True) if last_layer else slice(0, d)
+        draws[:, moved] += found.covariance.spread(normal[:, :d])
         if k:
-            noise = found.log_posterior.layout.split(draws)[1]
+            noise = layout.split(draws)[1]
             noise += normal[:, d:] * found.noise_precision.rsqrt()
         adapted = {"n_determined": to_numpy(found.determined().sum())}
         if found.target.prior is not None:
             adapted["prior_scale"] = found.target.prior.scales
         return LaplacePosterior(
             to_numpy(draws.to(found.theta.dtype))[None],
-            found.target.layout,
+            layout,
             mode=to_numpy(found.theta[0]),
             covariance=found.covariance,
-            last_layer=found.last_layer,
+            last_layer=last_layer,
             predictive=self.predictive,
             log_evidence=found.log_evidence,
             adapted=adapted,
@@ -306,26 +331,30 @@ class Laplace(Method):
         )
 
 
-def _newton(found: Local, target, theta: Tensor, n_steps: int = 5) -> Climb:
-    """Newton's steps in the last layer, the others being held; halved until they climb.
+def _show(log_posterior, head: Head, found: Local) -> None:
+    """Tell the log posterior of the whole what is found for its head."""
+    log_posterior.seen(head.whole(found).theta)
 
-    The covariance of the round before takes the place of the new one, which has the same layers
-    below. It ends where a step promises less than the rounding of the log posterior shows, since
-    every step is a pass over all rows through the whole network.
+
+def _newton(found: Local, target, theta: Tensor, n_steps: int = 5) -> Climb:
+    """Newton's steps in a linear model, halved until they climb.
+
+    The covariance of the round before takes the place of the new one. It ends where a step promises
+    less than the rounding of the log posterior shows.
     """
-    moving = found.curvature.moving
+    moved = found.curvature.moving
     value, grad = target.value_and_grad(theta)
     least = max(1e-6, torch.finfo(theta.dtype).eps * abs(float(value)))
     losses = []
     for _ in range(n_steps):
-        slope = grad[:, moving].double()
+        slope = grad[:, moved].double()
         step = found.covariance.times(slope)
         if 0.5 * float((slope * step).sum()) < least:
             break
         size, new_value = 1.0, value
         while size > 1e-3:
             trial = theta.clone()
-            trial[:, moving] += (size * step).to(theta.dtype)
+            trial[:, moved] += (size * step).to(theta.dtype)
             new_value, new_grad = target.value_and_grad(trial)
             if bool(new_value > value):
                 break

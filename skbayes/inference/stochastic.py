@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from skbayes.inference.minibatches import Minibatches
 
 BATCH_SIZE = 200
 CURVATURE_ROWS = 2000  # that the largest curvature is taken from
+MOST_HALVINGS = 20  # of a default rate, in one iteration
+EXCESS = 10.0  # nats a row that an iteration may lose before it counts as having run away
 
 
 class StochasticMethod(ChainMethod):
@@ -27,7 +31,9 @@ class StochasticMethod(ChainMethod):
     stable there, and a bias of the order of that share. The noise of minibatches widens the draws
     by about the rate times the curvature times n / (4 batch); so that it does not by more than a
     tenth, the rate falls with 2 batch / n where that is below one, unless control variates take
-    the noise off.
+    the noise off. Where the curvature is larger elsewhere and a chain runs away, all chains take
+    the iteration anew, that one with half its rate, and a warning says so; with a rate given, it is
+    an error.
     """
 
     n_steps: int | None
@@ -56,6 +62,12 @@ class StochasticMethod(ChainMethod):
     def steps_of_a_pass(self, n_rows: int) -> int:
         """How many minibatches make up all rows."""
         return -(-n_rows // self.rows_of_a_step(n_rows))
+
+    def run(self, log_posterior, theta0, streams, on_step=None, state=None, store=None):
+        """Sample, see `ChainMethod.run`."""
+        if state is not None:  # of an earlier run, what it said of its rates is not said again
+            state = {**state, "kernel": {**state["kernel"], "halvings": np.array(0)}}
+        return super().run(log_posterior, theta0, streams, on_step, state, store)
 
     def check(self):
         """Check the parameters, see `Method.check`."""
@@ -112,6 +124,9 @@ class StochasticKernel:
         rate = 0.0 if method.learning_rate is None else method.learning_rate
         self.rate = torch.full_like(theta[:, :1], rate / log_posterior.total_weight)
         self.t, self.clock, self.spent = 0, 0.0, 0.0
+        self.halvings = 0  # of rates in this run, see `step`
+        self._told = ""  # of them
+        self._height: tuple[Any, Any] = None, None  # points, and their log posterior on some rows
         self.messages: list[str] = []
         self._feed()
         self.centre: Tensor | None = None
@@ -141,7 +156,45 @@ class StochasticKernel:
         raise NotImplementedError("abstract")
 
     def step(self, streams, iteration):
-        """Move all chains until the clock is due, see `Kernel.step`."""
+        """Move all chains once, those that run away at a lower rate; see `Kernel.step`."""
+        tuned, start = self.method.learning_rate is None, self.theta
+        before = self.state() if tuned else {}
+        tries = 0
+        stats = self.advance(streams, iteration)
+        while not bool((good := self.has_stayed(start, streams, tuned)).all()):
+            if not tuned or tries == MOST_HALVINGS:
+                raise ValueError(self.ran_away(good))
+            tries += 1
+            before = slower(before, np.where(to_numpy(good), 1.0, 0.5))
+            before["halvings"] = np.array(self.halvings + 1)
+            self.restore(before)
+            stats = self.advance(streams, iteration)
+        return self.finish(stats)
+
+    def has_stayed(self, start: Tensor, streams, nearby: bool = True) -> Tensor:
+        """Whether an iteration that began at ``start`` has not run away, (n_chains, 1).
+
+        What diverges may be finite yet, which ``nearby`` looks for: the log posterior has fallen
+        by more than draws vary by, which grows with the number of parameters.
+        """
+        finite = torch.isfinite(self.theta).all(1, keepdim=True)
+        if not nearby or not bool(finite.any()):
+            return finite
+        target, n = self.log_posterior, self.log_posterior.n
+        if n > CURVATURE_ROWS:  # the same at all times, from the first chain's numbers
+            index = streams.child(2).generators[0].choice(n, CURVATURE_ROWS, replace=False)
+            target = target.minibatch(index)
+        known, before = self._height
+        if known is not start:
+            before = target(start)
+        self._height = self.theta, target(self.theta)
+        rows = self.log_posterior.total_weight
+        allowed = EXCESS * rows + max(1.0, self.method.temperature) * start.shape[1]
+        near = self._height[1] > before - allowed
+        return finite & near[:, None]
+
+    def advance(self, streams, iteration) -> dict[str, np.ndarray]:
+        """Take the steps of an iteration, until the clock is due; their statistics."""
         rows: list[dict[str, np.ndarray]] = []
         self.clock += self.n_steps
         size = 0.0
@@ -153,25 +206,34 @@ class StochasticKernel:
             self.t += 1
             self.spent += size
         stats = {key: np.mean([row[key] for row in rows], 0) for key in (rows[0] if rows else ())}
-        return self.finish(stats, size)
+        return self._with_size(stats, size)
 
-    def finish(self, stats: dict[str, np.ndarray], size: float) -> dict[str, np.ndarray]:
-        """Statistics of an iteration whose last step had a size, in units of the first."""
+    def _with_size(self, stats: dict[str, np.ndarray], size: float) -> dict[str, np.ndarray]:
+        """Add the size of the last step, which is given in units of the first."""
         stats["step_size"] = to_numpy(self.rate[:, 0]).astype(np.float64) * size
-        if not bool(torch.isfinite(self.theta).all()):
-            raise ValueError(self.ran_away())
+        return stats
+
+    def finish(self, stats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Complete the statistics of an iteration."""
         if self.with_value:
-            self.value = self.log_posterior(self.theta)
+            known, value = self._height
+            if known is not self.theta or self.log_posterior.n > CURVATURE_ROWS:
+                value = self.log_posterior(self.theta)
+            self.value = value
             stats["log_prob"] = to_numpy(self.value)
         return stats
 
-    def ran_away(self) -> str:
-        """What to say when chains have left the range of floats."""
-        rates = to_numpy(self.rate[:, 0]) * self.log_posterior.total_weight
+    def ran_away(self, good: Tensor) -> str:
+        """What to say when chains, those not ``good`` (n_chains, 1), have gone."""
+        rates = self._rates()[~to_numpy(good)[:, 0]]
         return (
-            f"{type(self.method).__name__}: chains ran away to infinity at a learning rate of "
-            f"{rates.max():.3g} (learning_rate={self.method.learning_rate!r}); set a lower one."
+            f"{type(self.method).__name__}: chains ran away, at learning rates down to "
+            f"{rates.min():.3g} (learning_rate={self.method.learning_rate!r}); set a lower one."
         )
+
+    def _rates(self) -> np.ndarray:
+        """Learning rates (n_chains,), in the units that users give them in."""
+        return to_numpy(self.rate[:, 0]) * self.log_posterior.total_weight
 
     def adapt(self, iteration, n_warmup, stats):
         """Nothing is tuned in the warm-up, see `Kernel.adapt`."""
@@ -245,6 +307,7 @@ class StochasticKernel:
         """Everything that the next step depends on, besides the random streams."""
         out = {"theta": to_numpy(self.theta), "rate": to_numpy(self.rate), "t": np.array(self.t)}
         out["clock"] = np.array([self.clock, self.spent])
+        out["halvings"] = np.array(self.halvings)
         if self.centre is not None:
             out["centre"] = to_numpy(self.centre)
         return {**out, **{name: to_numpy(getattr(self, name)) for name in self.names}}
@@ -255,6 +318,16 @@ class StochasticKernel:
         self.rate = self._tensor(state["rate"])
         self.t = int(state["t"])
         self.clock, self.spent = (float(v) for v in state["clock"])
+        self.halvings = int(state["halvings"])
+        if self.halvings:
+            low, high = self._rates().min(), self._rates().max()
+            said = [text for text in self.messages if text != self._told]
+            self._told = (
+                "Chains ran away at the default learning rate. They went on from before that with "
+                "half of it, or less, and move less between draws: rates are from "
+                f"{low:.3g} to {high:.3g} now. Set learning_rate to the lowest, or raise n_warmup."
+            )
+            self.messages = [*said, self._told]
         if "centre" in state:
             self._set_centre(self._tensor(state["centre"]))
         for name in self.names:
@@ -267,3 +340,15 @@ class StochasticKernel:
     def _tensor(self, values: np.ndarray) -> Tensor:
         like = self.theta
         return torch.as_tensor(values, dtype=like.dtype, device=like.device).clone()
+
+
+def slower(state: dict[str, np.ndarray], factor) -> dict[str, np.ndarray]:
+    """A kernel's state with step sizes multiplied by a number, or by (n_chains, 1) numbers.
+
+    Velocities go with the roots: their variance is the step size times the temperature.
+    """
+    out = dict(state)
+    for name, power in (("rate", 1.0), ("velocity", 0.5)):
+        if name in out:
+            out[name] = (out[name] * factor**power).astype(out[name].dtype)
+    return out

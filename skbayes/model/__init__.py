@@ -1,8 +1,9 @@
 """Networks, likelihoods and priors, and the log posterior that they make with data."""
 
 from skbayes.model.inputs import Inputs
+from skbayes.model.layout import Layout
 from skbayes.model.likelihoods import Bernoulli, Categorical, Likelihood, Normal
-from skbayes.model.log_posterior import Layout, LogPosterior
+from skbayes.model.log_posterior import LogPosterior
 from skbayes.model.module_network import ModuleNetwork
 from skbayes.model.module_source import ModuleSource
 from skbayes.model.network import MLPNetwork

@@ -142,7 +142,8 @@ class CollapsedLogPosterior(Density):
         """
         value = self(theta) if value is None else value
         z = self.hidden.forward(theta[:, : self.cut], self.inputs)
-        found = self._solve(z, slice(0, len(theta)), theta[:, self.cut :])
+        params = theta[:, self.cut :]
+        found = self._solve(z, slice(0, len(theta)), params, self.likelihood.at(params))
         normal = streams.normal(self.k, self.d, 1, dtype=torch.float64, device=self.device)
         # A = L L', so that L'^-1 z has the covariance A^-1
         noise = torch.linalg.solve_triangular(found.factor.mT, normal, upper=True)[..., 0]
@@ -161,19 +162,21 @@ class CollapsedLogPosterior(Density):
         slopes: list[Tensor] = []
 
         def solve(z: Tensor, chains: slice) -> Tensor:
-            own = params[chains]
-            found = self._solve(z, chains, own)
+            some = params[chains]
+            own = likelihood.at(some)
+            found = self._solve(z, chains, some, own)
             if with_value or likelihood.learned:
                 squares = self._squares(found, chains)
             if with_value:
                 values.append(self._value(found, squares, chains, own))
             if likelihood.heteroscedastic:
-                by_z, slope = self._backward_with_noise(found, z, chains, own)
+                by_z, slope = self._backward_with_noise(found, z, chains, some)
                 slopes.append(slope)
                 return by_z
             if likelihood.learned:
                 expected = squares + self._spread(found)
-                slopes.append(likelihood.params_gradient(expected, own, self._total(chains)))
+                by_own = likelihood.params_gradient(expected, own, self._total(chains))
+                slopes.append(by_own.to(theta.dtype))
             return self._backward(found, z)
 
         if self.hidden.blocks_have_all_rows(net, inputs):
@@ -196,14 +199,16 @@ class CollapsedLogPosterior(Density):
         grad[:, n:] += by_params
         return None if value is None else value + more, grad
 
-    def _solve(self, z: Tensor, chains: slice, params: Tensor) -> _Output:
+    def _solve(self, z: Tensor, chains: slice, params: Tensor, own: Any) -> _Output:
         """The posterior of b given the last hidden layer's input.
 
-        z is (chains, units, n), with all rows; it is left as the way back wants it.
+        z is (chains, units, n), with all rows; it is left as the way back wants it. ``own`` is
+        what the likelihood made of the other parameters.
         """
         k = self.k
-        plain, rows, weight, raw, sigma = self._features(z, chains, params)
-        precision = self._precision(params)
+        plain, rows, weight, sigma, slope = self._features(z, chains, params)
+        # of the noise, (chains or 1, k) in float64; that of rows is in the rows
+        precision = own.precision if self._fixed_precision is None else self._fixed_precision
         if self._is_noisy(weight, precision):
             sums = torch.bmm(plain, rows.mT).double()
         else:
@@ -215,15 +220,10 @@ class CollapsedLogPosterior(Density):
         matrix.diagonal(dim1=2, dim2=3).add_(self._output_precision)
         # no error where theta is not finite: the value is not either, and the point refused
         factor = torch.linalg.cholesky_ex(matrix).L
+        inverse = torch.cholesky_inverse(factor)  # once for all that wants it
         right = sums[:, :, :k].mT * precision[:, :, None]
-        mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
-        return _Output(mean, factor, precision, plain, rows, weight, raw, sigma)
-
-    def _precision(self, params: Tensor) -> Tensor:
-        """Precision of the noise, (chains or 1, k) in float64; that of rows is in the rows."""
-        if self._fixed_precision is None:
-            return self.likelihood.noise_std(params.double(), 1) ** -2
-        return self._fixed_precision
+        mean = torch.matmul(inverse, right[..., None])[..., 0]
+        return _Output(mean, factor, inverse, precision, plain, rows, weight, sigma, slope)
 
     def _is_noisy(self, weight: Tensor | None, precision: Tensor) -> bool:
         """Whether A may be summed in float32, whose error has to stay far below the prior's part.
@@ -256,16 +256,16 @@ class CollapsedLogPosterior(Density):
         if not weighted:
             return plain, rows, None, None, None
         weight = None if self._weight is None else _of(self._weight, chains)
-        raw = sigma = None
+        sigma = slope = None
         if self.likelihood.heteroscedastic:
             raw = torch.bmm(params[:, None], plain)
-            sigma = self.likelihood.noise_std(raw, 1)
-            precision = sigma**-2
+            sigma, slope = self.likelihood.noise_and_slope(raw, 1)
+            precision = sigma.reciprocal().square_()
             weight = precision if weight is None else weight * precision
         assert weight is not None
         torch.mul(plain, weight, out=rows[:, k:])
         rows[:, :k] = _of(self.whole.y, chains) * weight
-        return plain, rows, weight, raw, sigma
+        return plain, rows, weight, sigma, slope
 
     def _backward(self, found: _Output, z: Tensor) -> Tensor:
         r"""Derivative by the last hidden layer's input, written into z.
@@ -275,10 +275,8 @@ class CollapsedLogPosterior(Density):
         .. math:: r m^T - \Phi A^{-1} = y m^T - \Phi (m m^T + A^{-1}).
         """
         k = self.k
-        precision = (found.precision * self._unscale).to(z.dtype)
-        mean = found.mean.to(z.dtype)
-        inverse = torch.cholesky_inverse(found.factor.to(z.dtype))
-        second = inverse + mean[..., None] * mean[:, :, None]
+        precision, mean = found.precision * self._unscale, found.mean
+        second = torch.addcmul(found.inverse, mean[..., None], mean[:, :, None])
         small = z.new_empty((len(z), self.d - 1, k + self.d))
         small[:, :, :k] = (mean * precision[:, :, None]).mT[:, :-1]
         if k == 1:
@@ -299,14 +297,14 @@ class CollapsedLogPosterior(Density):
         :math:`W (r m^T - \Phi A^{-1}) + s v^T` is made as a product with :math:`W \Phi`, of which
         the leverages :math:`\phi^T A^{-1} \phi` are by-products, and a correction of rank two.
         """
-        assert found.weight is not None and found.raw is not None and found.sigma is not None
+        assert found.weight is not None and found.sigma is not None and found.slope is not None
         mean = found.mean.to(z.dtype)
-        inverse = torch.cholesky_inverse(found.factor[:, 0].to(z.dtype))
+        inverse = found.inverse[:, 0].to(z.dtype)
         residuals = self._residuals(found, chains)
-        by_features = torch.bmm(inverse.mul_(self._unscale), found.rows[:, 1:])
+        by_features = torch.bmm(inverse * self._unscale, found.rows[:, 1:])
         leverage = (found.plain * by_features).sum(1, keepdim=True) / self._unscale
         weighted = residuals * found.weight
-        slope = self.likelihood.noise_slope(found.raw, 1) / found.sigma
+        slope = found.slope / found.sigma
         weight = 1.0 if self._weight is None else _of(self._weight, chains)
         by_raw = (residuals * weighted + leverage - weight) * slope
         pair = torch.cat([mean, params[:, None]], 1).mul_(self._unscale)
@@ -328,12 +326,12 @@ class CollapsedLogPosterior(Density):
         weighted = residuals if found.weight is None else residuals * found.weight
         return torch.linalg.vecdot(residuals, weighted)
 
-    def _value(self, found: _Output, squares: Tensor, chains: slice, params: Tensor) -> Tensor:
+    def _value(self, found: _Output, squares: Tensor, chains: slice, own: Any) -> Tensor:
         """Log likelihood at the mean of b, its log prior, and the volume around it, (chains,)."""
         exponent = (found.mean**2 * self._output_precision).sum((1, 2))
         value = -0.5 * exponent - _half_log_det(found.factor)
         if found.sigma is None:
-            return value + self.likelihood.finish(squares, params, self._total(chains))
+            return value + self.likelihood.finish(squares, own, self._total(chains))
         logs = found.sigma.double().log()
         if self._weight is not None:
             logs = logs * _of(self._weight, chains)
@@ -347,8 +345,8 @@ class CollapsedLogPosterior(Density):
 
     def _spread(self, found: _Output) -> Tensor:
         """What b's variance adds to the expected sum of squares, (chains, k)."""
-        inverse = torch.cholesky_inverse(found.factor).diagonal(dim1=2, dim2=3)
-        return (self.d - (inverse * self._output_precision).sum(2)) / found.precision
+        variance = found.inverse.diagonal(dim1=2, dim2=3)
+        return (self.d - torch.linalg.vecdot(variance, self._output_precision)) / found.precision
 
 
 class _Output(NamedTuple):
@@ -356,12 +354,13 @@ class _Output(NamedTuple):
 
     mean: Tensor  # (chains, k, d), float64
     factor: Tensor  # (chains, k, d, d), Cholesky's of the precision, float64
+    inverse: Tensor  # (chains, k, d, d), the covariance, float64
     precision: Tensor  # (chains or 1, k), of the noise, float64
     plain: Tensor  # (chains, d, n), [hidden values | 1]
     rows: Tensor  # (chains, k + d, n), [y | hidden values | 1], all of it times weight
     weight: Tensor | None  # (chains or 1, 1, n), of a row, over the variance of its own noise
-    raw: Tensor | None  # (chains, 1, n), the network's output for the noise of the rows
     sigma: Tensor | None  # (chains, 1, n), noise of the rows where it is not that of all
+    slope: Tensor | None  # (chains, 1, n), its derivative by what the network gives for it
 
 
 def _half_log_det(factor: Tensor) -> Tensor:

@@ -52,8 +52,10 @@ def gauss_newton(log_posterior, theta: Tensor, hessian: str, last_layer: bool) -
         local = tangent(network, weights, part, last_layer)
         root = likelihood.fisher_root(local.outputs[None], params[None])[0]
         weight = None
-        if log_posterior.weight is not None:
-            weight = log_posterior.weight[0, rows].double()
+        if log_posterior.weight is not None or log_posterior.factor != 1.0:
+            weight = root.new_full((root.shape[-1],), log_posterior.factor)
+            if log_posterior.weight is not None:
+                weight *= log_posterior.weight[0, rows]
             root = root * weight.sqrt()
         out.add(local, root, weight)
     out.finish(log_posterior.total_weight)

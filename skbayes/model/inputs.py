@@ -50,6 +50,15 @@ class Inputs:
                 rows *= scale
             self._rows = rows
 
+    @classmethod
+    def of(cls, rows: Tensor) -> Inputs:
+        """Dense rows that have their column of ones, (n, n_features + 1), which are not copied."""
+        kind = _numpy_dtype(rows.dtype)
+        none: np.ndarray = np.empty((0, rows.shape[1] - 1), kind)
+        out = cls(none, dtype=rows.dtype, device=rows.device)
+        out.n, out._rows = len(rows), rows
+        return out
+
     @property
     def kind(self) -> str:
         """What is stored: "rows", "batches" or "sparse"; buffers are made to suit it."""

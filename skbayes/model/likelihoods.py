@@ -17,6 +17,10 @@ from torch.nn.functional import logsigmoid, softplus
 
 from skbayes.layers.kl import LOG_2PI, kl_normal
 
+RAW_SHIFT = math.log(math.expm1(0.3))
+# without axes: it goes with tensors of any type and device
+_RAW_SHIFT = torch.tensor(RAW_SHIFT, dtype=torch.float64)
+
 
 class Likelihood:
     """Log density of targets given outputs.
@@ -57,13 +61,17 @@ class Likelihood:
         """
         return mean.sum(1)  # of nothing: zero
 
-    def prepare(self, params: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
+    def at(self, params: Tensor) -> Any:
+        """What the methods below need of the own parameters (n_chains, n_params), made once."""
+        return params
+
+    def prepare(self, own: Any, y: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
         """Whatever `gradient` needs besides the outputs, each (1 or n_chains, ..., 1 or n).
 
         Parameters
         ----------
-        params : Tensor of shape (n_chains, n_params)
-            The likelihood's own parameters.
+        own : object
+            What `at` gave.
         y : Tensor of shape (1 or n_chains, n_targets, n)
             Targets, in the form that the likelihood asks for.
         weight : Tensor of shape (1 or n_chains, 1, n) or None
@@ -83,16 +91,16 @@ class Likelihood:
         """Sum over rows (n_chains, k) in float64, from which `finish` makes the value."""
         raise NotImplementedError("abstract")
 
-    def finish(self, statistic: Tensor, params: Tensor, n: Tensor | float) -> Tensor:
+    def finish(self, statistic: Tensor, own: Any, n: Tensor | float) -> Tensor:
         """Log likelihood (n_chains,) in float64.
 
-        ``n`` is the sum of the rows' weights, a number or (n_chains,).
+        ``own`` is what `at` gave, ``n`` the sum of the rows' weights, a number or (n_chains,).
         """
         return statistic[:, 0]
 
-    def params_gradient(self, statistic: Tensor, params: Tensor, n: Tensor | float) -> Tensor:
-        """Derivative of the log likelihood by the own parameters, (n_chains, n_params)."""
-        return params
+    def params_gradient(self, statistic: Tensor, own: Any, n: Tensor | float) -> Tensor:
+        """Derivative of the log likelihood by the own parameters, (n_chains, n_params), float64."""
+        return torch.zeros((len(statistic), 0), dtype=torch.float64, device=statistic.device)
 
     def pointwise(self, outputs: Tensor, params: Tensor, y: Tensor) -> Tensor:
         """Log density of every row (n_chains, n) in the dtype of ``outputs``."""
@@ -170,6 +178,15 @@ class _FixedNoise(NamedTuple):
     log_constant: Tensor  # (n_outputs,), of one row
 
 
+class LearnedNoise(NamedTuple):
+    """Learned noise at given raw parameters, each (n_chains, n_outputs) in float64."""
+
+    sigma: Tensor
+    precision: Tensor
+    by_raw: Tensor
+    """Derivative of the log of sigma by the raw parameters."""
+
+
 class Normal(Likelihood):
     r"""Targets with normal noise, independent over outputs.
 
@@ -201,7 +218,7 @@ class Normal(Likelihood):
 
     floor = 0.003
     prior_scale = 1.5
-    raw_shift = math.log(math.expm1(0.3))
+    raw_shift = RAW_SHIFT
 
     def __init__(self, n_outputs: int, noise, scale: np.ndarray) -> None:
         self.n_outputs = n_outputs
@@ -211,6 +228,7 @@ class Normal(Likelihood):
         self.heteroscedastic = isinstance(noise, str) and noise == "heteroscedastic"
         self.gain = 0.5 if self.heteroscedastic else 1.0  # of the raw parameters
         self.n_params = n_outputs if self.learned else 0
+        self._of_unit_scale = bool((self.scale == 1.0).all())
         self._cache: dict[tuple, Any] = {}  # tensors made once per dtype and device
 
     def __getstate__(self) -> dict:
@@ -232,22 +250,32 @@ class Normal(Likelihood):
 
     def noise_std(self, raw: Tensor, axis: int) -> Tensor:
         """Noise for raw parameters whose outputs lie along ``axis``."""
-        return self._scale(raw, axis) * (self.floor + softplus(self._shifted(raw)))
+        return self._scaled(softplus(self._shifted(raw)).add_(self.floor), axis)
 
     def noise_slope(self, raw: Tensor, axis: int) -> Tensor:
         """Derivative of `noise_std` by the raw parameters, as they come from the network."""
-        return self._scale(raw, axis) * torch.sigmoid(self._shifted(raw)) * self.gain
+        return self.noise_and_slope(raw, axis)[1]
+
+    def noise_and_slope(self, raw: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """`noise_std` and `noise_slope` at once, which is cheaper."""
+        shifted = self._shifted(raw)
+        sigma = self._scaled(softplus(shifted).add_(self.floor), axis)
+        return sigma, self._scaled(torch.sigmoid(shifted).mul_(self.gain), axis)
 
     def _shifted(self, raw: Tensor) -> Tensor:
-        return self.gain * raw + self.raw_shift
+        return torch.add(_RAW_SHIFT, raw, alpha=self.gain)
+
+    def _scaled(self, noise: Tensor, axis: int) -> Tensor:
+        """Noise in units of the scale of y, whose outputs lie along ``axis``."""
+        return noise if self._of_unit_scale else self._scale(noise, axis) * noise
 
     def log_prior_and_grad(self, params):
         if not self.learned:
             return super().log_prior_and_grad(params)
-        z = params.double() / self.prior_scale
-        value = -0.5 * (z * z).sum(1)
+        exact, precision = params.double(), self.prior_scale**-2.0
+        value = torch.linalg.vecdot(exact, exact).mul_(-0.5 * precision)
         value -= self.n_outputs * (math.log(self.prior_scale) + 0.5 * LOG_2PI)
-        return value, params * (-1.0 / self.prior_scale**2)
+        return value, params * -precision
 
     def kl(self, mean, var):
         return kl_normal(mean, var, 0.0, self.prior_scale**2).sum(1)
@@ -255,14 +283,20 @@ class Normal(Likelihood):
     def sample_prior(self, streams, dtype, device):
         return self.prior_scale * streams.normal(self.n_params, dtype=dtype, device=device)
 
-    def prepare(self, params, y, weight):
+    def at(self, params):
+        if not self.learned:
+            return params
+        sigma, slope = self.noise_and_slope(params.double(), 1)
+        return LearnedNoise(sigma, sigma.reciprocal().square_(), slope / sigma)
+
+    def prepare(self, own, y, weight):
         if self.heteroscedastic:
-            return super().prepare(params, y, weight)
+            return super().prepare(own, y, weight)
         # the derivative is precision (y - f), as one product and one sum: a + b f
         if self.learned:
-            precision = self.noise_std(params, 1)[:, :, None] ** -2  # (chains, outputs, 1)
+            precision = own.precision.to(y.dtype)[:, :, None]
         else:
-            precision = self._fixed(params).precision
+            precision = self._fixed(y).precision
         if weight is not None:
             precision = precision * weight
         return precision * y, -precision
@@ -281,30 +315,29 @@ class Normal(Likelihood):
         exact = (y - outputs).double()
         return torch.linalg.vecdot(exact, exact if weight is None else exact * weight)
 
-    def finish(self, statistic, params, n):
+    def finish(self, statistic, own, n):
         if self.heteroscedastic:
             return statistic[:, 0]
         if isinstance(n, Tensor):
             n = n[:, None]
         if not self.learned:
-            fixed = self._fixed(params)
+            fixed = self._fixed(own)
             return (statistic * fixed.half_precision + n * fixed.log_constant).sum(1)
-        sigma = self.noise_std(params.double(), 1)
-        return (-0.5 * statistic * sigma**-2 - n * (sigma.log() + 0.5 * LOG_2PI)).sum(1)
+        half = torch.addcmul(own.sigma.log() * n, statistic, own.precision, value=0.5)
+        return -(half + (0.5 * LOG_2PI) * n).sum(1)
 
-    def params_gradient(self, statistic, params, n):
+    def params_gradient(self, statistic, own, n):
+        if not self.learned:
+            return super().params_gradient(statistic, own, n)
         if isinstance(n, Tensor):
             n = n[:, None]
-        exact = params.double()
-        sigma = self.noise_std(exact, 1)
-        slope = self.noise_slope(exact, 1)
-        return ((statistic * sigma**-2 - n) / sigma * slope).to(params.dtype)
+        return (statistic * own.precision).sub_(n).mul_(own.by_raw)
 
     def _heteroscedastic_gradient(self, outputs, y, weight=None):
         mean, raw = outputs[:, : self.n_outputs], outputs[:, self.n_outputs :]
-        sigma = self.noise_std(raw, 1)
+        sigma, slope = self.noise_and_slope(raw, 1)
         z = (y - mean) / sigma
-        outputs[:, self.n_outputs :] = (z * z - 1.0) / sigma * self.noise_slope(raw, 1)
+        outputs[:, self.n_outputs :] = (z * z - 1.0) / sigma * slope
         outputs[:, : self.n_outputs] = z / sigma
         return outputs if weight is None else outputs.mul_(weight)
 

@@ -11,63 +11,9 @@ from torch import Tensor
 
 from skbayes.model.curvature import gauss_newton
 from skbayes.model.inputs import Inputs
+from skbayes.model.layout import Layout
 from skbayes.model.likelihoods import Likelihood, Normal
 from skbayes.model.priors import BoundPrior
-
-
-class Layout:
-    """Names, shapes and meaning of the parts of theta, in numpy and plain Python.
-
-    ``theta`` is [network | likelihood | hyper-parameters], all unconstrained. The draws of a
-    posterior may have more: the buffers of the network that go with them (`n_buffers` numbers,
-    statistics of batch normalisation).
-    """
-
-    def __init__(self, network, likelihood: Any, prior: BoundPrior) -> None:
-        self.network, self.likelihood, self.prior = network, likelihood, prior
-        self.n_network: int = network.n_params
-        self.n_params = self.n_network + likelihood.n_params + prior.n_hyper
-        self.n_buffers: int = network.n_buffers
-
-    def split(self, theta):
-        """Cut theta (..., n_params) into network, likelihood and hyper-parameter parts."""
-        a, b = self.n_network, self.n_network + self.likelihood.n_params
-        if a == theta.shape[-1]:  # the common case, on the path of every gradient
-            empty = theta[..., :0]
-            return theta, empty, empty
-        return theta[..., :a], theta[..., a:b], theta[..., b : self.n_params]
-
-    def for_forward(self, theta: Tensor) -> Tensor:
-        """What the network's ``forward`` takes, for theta or draws (n_chains, ...).
-
-        Weights, and the buffers that draws carry.
-        """
-        net, _, hyper = self.split(theta)
-        weights = self.prior.weights(net, hyper)
-        if theta.shape[-1] == self.n_params:
-            return weights
-        return torch.cat([weights, theta[:, self.n_params :]], 1)
-
-    def weights(self, theta: np.ndarray) -> np.ndarray:
-        """The network's weights (..., n_network) for theta (..., n_params), buffers after them."""
-        flat = torch.as_tensor(np.array(theta)).reshape(-1, theta.shape[-1])
-        return self.for_forward(flat).numpy().reshape(*theta.shape[:-1], -1)
-
-    def constrain(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        """Named values, each (..., *shape), for theta (..., n_params)."""
-        lead = theta.shape[:-1]
-        _, params, hyper = self.split(theta)
-        weights = self.weights(theta)
-        out: dict[str, np.ndarray] = {}
-        start = 0
-        named = self.network.parameters()
-        if weights.shape[-1] > self.n_network:
-            named = named + self.network.buffers()
-        for name, shape in named:
-            size = int(np.prod(shape))
-            out[name] = weights[..., start : start + size].reshape(*lead, *shape)
-            start += size
-        return {**out, **self.likelihood.constrain(params), **self.prior.constrain(hyper)}
 
 
 class Density:
@@ -193,8 +139,8 @@ class LogPosterior(Density):
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
         """Sum of the weighted log likelihood (n_chains,) in float64, without the prior."""
-        params = self.layout.split(theta)[1]
-        value = self.likelihood.finish(self.statistic(theta), params, self._total)
+        own = self.likelihood.at(self.layout.split(theta)[1])
+        value = self.likelihood.finish(self.statistic(theta), own, self._total)
         return self._factor * value
 
     def pointwise(self, theta: Tensor, weighted: bool = True) -> Tensor:
@@ -236,9 +182,9 @@ class LogPosterior(Density):
         net, params, hyper = self._split(theta)
         likelihood, n = self.likelihood, self.inputs.n
         weight = None if self.weight is None else self.weight[:, None]
-        prepared = self._constants
+        prepared, own = self._constants, likelihood.at(params)
         if prepared is None:
-            prepared = likelihood.prepare(params, self.y, weight)
+            prepared = likelihood.prepare(own, self.y, weight)
             if not likelihood.n_params:
                 self._constants = prepared
         statistics: list[tuple[slice, Tensor]] = []
@@ -264,7 +210,7 @@ class LogPosterior(Density):
         statistic = _add_up(statistics) if with_statistic else params
         value: Any = None
         if with_value:
-            value = self._factor * likelihood.finish(statistic, params, self._total)
+            value = self._factor * likelihood.finish(statistic, own, self._total)
         if net is theta and self._anchor is None:
             more, grad = self.prior.log_prob_and_grad(net, hyper, by_net, with_value)[:2]
             return (value + more if with_value else None), grad
@@ -275,8 +221,8 @@ class LogPosterior(Density):
         if self._frozen:
             parts.append(torch.zeros_like(params))
         elif likelihood.n_params:
-            by_params = likelihood.params_gradient(statistic, params, self._total)
-            parts.append(prior_params + self._factor * by_params)
+            by_params = likelihood.params_gradient(statistic, own, self._total)
+            parts.append(by_params.mul_(self._factor).add_(prior_params).to(params.dtype))
         if by_hyper is not None:
             parts.append(prior_hyper + by_hyper)
         return value, torch.cat(parts, 1) if len(parts) > 1 else grad_net
@@ -297,11 +243,10 @@ class LogPosterior(Density):
             theta = theta - self._anchor
         net, params, hyper = self.layout.split(theta)
         value, by_net, by_hyper = self.prior.log_prob_and_grad(net, hyper, plus)
-        by_params = torch.zeros_like(params)
-        if self.likelihood.n_params and not self._frozen:
-            more, by_params = self.likelihood.log_prior_and_grad(params)
-            value = value + more
-        return value, by_net, by_params, by_hyper
+        if not self.likelihood.n_params or self._frozen:
+            return value, by_net, torch.zeros_like(params), by_hyper
+        more, by_params = self.likelihood.log_prior_and_grad(params)
+        return value + more, by_net, by_params, by_hyper
 
     # ------------------------------------------------------------------ copies
 
