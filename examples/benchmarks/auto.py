@@ -46,6 +46,7 @@ METHODS = {
     "anchored": "anchored",
     "ensemble": "ensemble",
     "map": "map",
+    "auto": "auto",
     "short mclmc": MCLMC(**SHORT_CHAINS),
 }
 

@@ -24,20 +24,22 @@ import _one_core  # noqa: F401
 import numpy as np
 from _common import Runs, finish, load, parse, rounded, table
 
+TRAINED = {"learning_rate": 0.002, "max_epochs": 20, "batch_size": 128}
+MEMBERS = {**TRAINED, "schedule": "cosine", "validation_fraction": 0.0}
 METHODS = {
-    "map": ("MAP", {"solver": "adam", "learning_rate": 0.002, "max_epochs": 20, "batch_size": 128}),
-    "ensemble": (
-        "Ensemble",
-        {"n_members": 5, "learning_rate": 0.002, "schedule": "cosine", "max_epochs": 20,
-         "batch_size": 128, "validation_fraction": 0.0},
-    ),
+    "map": ("MAP", {"solver": "adam", **TRAINED}),
+    "ensemble": ("Ensemble", {"n_members": 5, **MEMBERS}),
     "swag": ("SWAG", {}),
     "multiswag": ("MultiSWAG", {"n_modes": 5}),
-    "laplace": ("Laplace", {"subset": "last_layer"}),
-    "sghmc": ("SGHMC", {}),
+    "laplace": ("Laplace", {"subset": "last_layer", "tune_prior": None}),
+    "sghmc": ("SGHMC", {"n_chains": 4, "n_warmup": 5, "n_draws": 15,
+                        "init": ("Ensemble", MEMBERS)}),
     "dropout": ("Dropout", {}),
 }  # fmt: skip
 """Name, its class in skbayes.inference, and its settings."""
+
+AFTER = {"laplace": "map"}
+"""Methods that go on from the weights of another (``warm_start=True``), whose time counts."""
 
 SHORT = {"max_epochs": 8, "n_snapshots": 5, "n_warmup": 5, "n_draws": 5}
 """Of the settings that a method has, those of the short version."""
@@ -86,15 +88,24 @@ def one(name: str, data_dir, quick: bool, device: str, seed: int) -> dict:
     from skbayes.metrics import expected_calibration_error
 
     (X, y), (X_test, y_test), X_letters = images(data_dir, quick)
-    kind, settings = METHODS[name]
-    method = getattr(inference, kind)(**settings)
-    if quick:
-        method.set_params(**{k: v for k, v in SHORT.items() if k in method.get_params()})
-    model = BayesianModuleClassifier(lenet(), method=method, device=device, random_state=seed)
+
+    def make(kind: str, settings: dict):
+        """A method, and the one that finds its starting points."""
+        method = getattr(inference, kind)(**settings)
+        if isinstance(settings.get("init"), tuple):
+            method.set_params(init=make(*settings["init"]))
+        if quick:
+            own = method.get_params(deep=False)
+            method.set_params(**{k: v for k, v in SHORT.items() if k in own})
+        return method
+
+    model = BayesianModuleClassifier(lenet(), device=device, random_state=seed, warm_start=True)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(X, y)
+        for part in (AFTER.get(name), name):
+            if part is not None:
+                model.set_params(method=make(*METHODS[part])).fit(X, y)
     fitted = time.perf_counter()
     log_proba = model.predict_log_proba(X_test)
     predicted = time.perf_counter()

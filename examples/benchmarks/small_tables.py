@@ -3,10 +3,13 @@
 Training and test rows are the usual splits of energy, yacht, red wine and kin8nm. RMSE and mean
 log predictive density are in the original units of y. ``default`` is ``BayesianMLPRegressor()``;
 ``nuts``, ``hmc``, ``mclmc`` and ``ensemble`` are methods on one model, a tanh layer of 50 units
-with N(0, 1) weights and learned noise. ``numpyro`` is NumPyro's NUTS on that same model, prior of
-the noise included. ``bde`` is ``BdeRegressor`` of sklearn-contrib-bde as its README sets it up,
-with the density of the normal that has its mean and deviation. Differences are paired over splits;
-seconds are of the CPU.
+with N(0, 1) weights and learned noise; the first three integrate its output layer out. ``numpyro``
+is NumPyro's NUTS on that same model, prior of the noise included, ``numpyro_ours`` the same from
+points like those that our chains start at, the members of a short ensemble, and ``nuts_weights``
+our NUTS on all weights, as those two move: such runs are not long enough to forget where they
+began, and what is to be equal are the last two. ``bde`` is
+``BdeRegressor`` of sklearn-contrib-bde as its README sets it up, with the density of the normal
+that has its mean and deviation. Differences are paired over splits; seconds are of the CPU.
 
     python examples/benchmarks/small_tables.py [--quick] [--out tables.jsonl]
     python examples/benchmarks/small_tables.py --only default,bde --sets yacht,energy
@@ -46,17 +49,21 @@ SETS = {"energy": 5, "yacht": 5, "wine-quality-red": 5, "kin8nm": 2}  # splits o
 QUICK_SETS = {"yacht": 1, "energy": 1}
 
 N_HIDDEN = 50
+SHORT = {"n_warmup": 100, "n_draws": 100}
 OURS = {
-    "nuts": {"n_warmup": 300, "n_draws": 300, "marginalize": False},  # as NumPyro moves
-    "hmc": {"n_warmup": 300, "n_draws": 300},
-    "mclmc": {"n_chains": 8, "n_warmup": 50, "n_draws": 50},
-    "ensemble": {},
-}
+    "nuts": ("nuts", {**SHORT, "max_tree_depth": 7}),
+    "hmc": ("hmc", {**SHORT, "max_leapfrog": 50}),
+    "mclmc": ("mclmc", {"n_chains": 8, "n_warmup": 50, "n_draws": 50, "n_leapfrog": 50,
+                        "energy_variance": 0.01}),
+    "ensemble": ("ensemble", {}),
+    "nuts_weights": ("nuts", {"n_warmup": 300, "n_draws": 300, "marginalize": False}),
+}  # fmt: skip
 QUICK = {
     "nuts": {"n_warmup": 20, "n_draws": 20, "max_tree_depth": 6},
     "hmc": {"n_warmup": 50, "n_draws": 50, "max_leapfrog": 50},
     "mclmc": {"n_warmup": 50, "n_draws": 50, "n_leapfrog": 20},
     "ensemble": {"max_epochs": 200},
+    "nuts_weights": {"n_warmup": 20, "n_draws": 20, "max_tree_depth": 6},
 }
 BDE = {
     "hidden_layers": [16, 16],
@@ -71,8 +78,8 @@ BDE = {
     "n_thinning": 2,
 }
 NUMPYRO = {"num_warmup": 300, "num_samples": 300, "num_chains": 4}
-NAMES = ("default", *OURS, "numpyro", "bde")
-PEERS = {"numpyro": "numpyro", "bde": "bde"}  # and the modules that they need
+NAMES = ("default", *OURS, "numpyro", "numpyro_ours", "bde")
+PEERS = {"numpyro": "numpyro", "numpyro_ours": "numpyro", "bde": "bde"}  # and what they need
 
 # the learned noise of skbayes.model.Normal, of standardised y
 NOISE_FLOOR, NOISE_SHIFT, NOISE_SCALE = 0.003, math.log(math.expm1(0.3)), 1.5
@@ -84,26 +91,34 @@ def standardised(A, B, a):
     return x.transform(A), x.transform(B), (a - a.mean()) / a.std(), a.mean(), a.std()
 
 
+def model(method, seed: int):
+    """The network of all methods by name, with a method."""
+    from skbayes import BayesianMLPRegressor
+    from skbayes.model.priors import NormalPrior
+
+    return BayesianMLPRegressor(
+        (N_HIDDEN,),
+        activation="tanh",
+        method=method,
+        prior=NormalPrior(1.0),
+        noise="learned",
+        random_state=seed,
+    )
+
+
 def ours(data_dir, name: str, set_name: str, split: int, quick: bool) -> dict:
     import torch
 
     from skbayes import BayesianMLPRegressor
     from skbayes.inference import METHODS
-    from skbayes.model.priors import NormalPrior
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
     A, B, a, b = regression_rows(data_dir, set_name, split)
     reg = BayesianMLPRegressor(random_state=split)
     if name != "default":
-        settings = {**OURS[name], **(QUICK[name] if quick else {})}
-        reg.set_params(
-            hidden_layer_sizes=(N_HIDDEN,),
-            activation="tanh",
-            method=METHODS[name](**settings),
-            prior=NormalPrior(1.0),
-            noise="learned",
-        )
+        method, settings = OURS[name]
+        reg = model(METHODS[method](**{**settings, **(QUICK[name] if quick else {})}), split)
     start = time.process_time()
     reg.fit(A, a)
     seconds = time.process_time() - start
@@ -128,7 +143,28 @@ def bde(data_dir, set_name: str, split: int) -> dict:
     return scores(mean, log_density, b, seconds)
 
 
-def numpyro(data_dir, set_name: str, split: int) -> dict:
+def starts(A, a, shapes: dict, seed: int) -> dict:
+    """Points like those that our chains start from, for NumPyro."""
+    import torch
+
+    from skbayes.inference import Ensemble
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    n_chains = NUMPYRO["num_chains"]
+    fit = model(Ensemble(n_members=n_chains, batch_size=200), seed).fit(A, a)
+    theta = fit.posterior_.unflatten()
+    names = ("layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias")
+    first = {
+        own: theta[name].reshape(n_chains, *shape).astype("float32")
+        for (own, shape), name in zip(shapes.items(), names, strict=True)
+    }
+    noise = theta["noise_std"].reshape(n_chains)
+    first["raw"] = (np.log(np.expm1(noise - NOISE_FLOOR)) - NOISE_SHIFT).astype("float32")
+    return first
+
+
+def numpyro(data_dir, set_name: str, split: int, from_ours: bool = False) -> dict:
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -136,6 +172,7 @@ def numpyro(data_dir, set_name: str, split: int) -> dict:
     from numpyro.infer import MCMC, NUTS
 
     A, B, a, b = regression_rows(data_dir, set_name, split)
+    raw = A, a
     A, B, z, centre, scale = standardised(A, B, a)
     x, x_new, y = (jnp.asarray(part, jnp.float32) for part in (A, B, z))
     shapes = {"w0": (x.shape[1], N_HIDDEN), "b0": (N_HIDDEN,), "w1": (N_HIDDEN,), "b1": ()}
@@ -146,7 +183,7 @@ def numpyro(data_dir, set_name: str, split: int) -> dict:
     def noise(raw):
         return NOISE_FLOOR + jax.nn.softplus(raw + NOISE_SHIFT)
 
-    def model(x, y):
+    def density(x, y):
         w = {
             name: numpyro.sample(name, dist.Normal(jnp.zeros(shape), 1.0).to_event(len(shape)))
             for name, shape in shapes.items()
@@ -154,9 +191,10 @@ def numpyro(data_dir, set_name: str, split: int) -> dict:
         raw = numpyro.sample("raw", dist.Normal(0.0, NOISE_SCALE))
         numpyro.sample("y", dist.Normal(network(w, x), noise(raw)), obs=y)
 
-    mcmc = MCMC(NUTS(model), **NUMPYRO, chain_method="vectorized", progress_bar=False)
+    mcmc = MCMC(NUTS(density), **NUMPYRO, chain_method="vectorized", progress_bar=False)
     start = time.process_time()
-    mcmc.run(jax.random.PRNGKey(split), x, y)
+    first = starts(*raw, shapes, split) if from_ours else None
+    mcmc.run(jax.random.PRNGKey(split), x, y, init_params=first)
     w = jax.block_until_ready(mcmc.get_samples())
     seconds = time.process_time() - start
     f = np.asarray(jax.vmap(lambda w: network(w, x_new))(w), dtype=float)
@@ -172,8 +210,6 @@ def main() -> None:
         ("--sets", {"default": None, "help": f"of {', '.join(SETS)}"}),
         ("--out", {"type": Path, "default": None, "help": "file of finished runs, to resume"}),
     )
-    from skbayes.inference import METHODS
-
     sets = QUICK_SETS if args.quick else SETS
     if args.sets:
         sets = {name: sets.get(name, 1) for name in args.sets.split(",")}
@@ -184,7 +220,6 @@ def main() -> None:
     for name in set(names) - set(NAMES):
         raise SystemExit(f"{name!r} is not one of {', '.join(NAMES)}.")
     names = [n for n in names if n not in PEERS or installed(PEERS[n])]
-    names = [n for n in names if n not in OURS or n in METHODS]
 
     runs, end = Runs(args.out), "-quick" if args.quick else ""
     figures: dict[str, object] = {}
@@ -195,8 +230,9 @@ def main() -> None:
             for split in range(n_splits):
                 key = f"{name}{end}-{set_name}-{split}"
                 if name in PEERS:
-                    peer = {"bde": bde, "numpyro": numpyro}[name]
-                    result = runs.get(key, peer, args.data_dir, set_name, split)
+                    peer = bde if name == "bde" else numpyro
+                    more = (True,) if name == "numpyro_ours" else ()
+                    result = runs.get(key, peer, args.data_dir, set_name, split, *more)
                 else:
                     result = runs.get(key, ours, args.data_dir, name, set_name, split, args.quick)
                 found.setdefault(name, []).append(result)
@@ -242,7 +278,8 @@ def main() -> None:
     if paired:
         print("\nPaired differences over splits:")
         table(paired)
-    peers = {"numpyro": ("numpyro", "jax"), "bde": ("sklearn-contrib-bde",)}
+    jax = ("numpyro", "jax")
+    peers = {"numpyro": jax, "numpyro_ours": jax, "bde": ("sklearn-contrib-bde",)}
     packages = dict.fromkeys(p for name in names if name in peers for p in peers[name])
     finish("small_tables", figures, tuple(packages))
 
