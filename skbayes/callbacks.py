@@ -44,8 +44,8 @@ def check_callbacks(callbacks, losses: tuple[str, ...] = ("train_loss",)) -> Non
                 )
         if issubclass(kind, skorch.callbacks.EpochScoring):
             raise ValueError(
-                f"callbacks: {kind.__name__} is not allowed; skorch's scoring of held-out rows is not "
-                f"used here. Score the fitted estimator, or watch {_named(losses)}."
+                f"callbacks: {kind.__name__} is not allowed; skorch's scoring of held-out rows is "
+                f"not used here. Score the fitted estimator, or watch {_named(losses)}."
             )
         watched = getattr(callback, "monitor", "valid_loss")
         stops = issubclass(kind, skorch.callbacks.EarlyStopping)
