@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
@@ -99,7 +100,7 @@ class BayesianEstimator(FunctionsMixin, StreamingMixin, BaseEstimator):
 
     # what X may be, as scikit-learn's check_array takes it
     _x_checks: ClassVar[dict[str, Any]] = {"accept_sparse": "csr"}
-    _standardize_choices: ClassVar[tuple] = (True, False, "X", "y", "arcsinh")
+    _standardize_choices: ClassVar[tuple] = (True, False, "X", "arcsinh")
 
     # ---------------------------------------------------------------- fitting
 
@@ -235,6 +236,8 @@ class BayesianEstimator(FunctionsMixin, StreamingMixin, BaseEstimator):
         if on_disk:
             X, y = open_rows(self, X, y, self._x_checks, reset=not again)
         else:
+            if sp.issparse(y):
+                raise ValueError("y is a sparse matrix; pass a dense array, such as y.toarray().")
             X, y = validate_data(
                 self,
                 X,

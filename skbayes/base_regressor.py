@@ -31,6 +31,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         return tags
 
     _n_targets: int
+    _standardize_choices = (True, False, "X", "y", "arcsinh")
 
     # ---------------------------------------------------------------- fitting
 

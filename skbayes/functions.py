@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch.utils.data import Dataset
 
 from skbayes.counts import check_count
 from skbayes.inference import Streams
@@ -53,6 +54,11 @@ class FunctionsMixin:
 
     def _check_X(self, X):
         check_is_fitted(self, "posterior_")
+        if isinstance(X, Dataset):
+            raise ValueError(
+                f"X={type(X).__name__} is not allowed here, only in fit; pass an array of rows, "
+                "part by part where they are many."
+            )
         X = validate_data(self, X, **self._x_checks, dtype=[np.float64, np.float32], reset=False)
         self._check_row_shape(X)
         return X

@@ -68,7 +68,7 @@ class BayesianMLPClassifier(_MLPMixin, BayesianClassifier):
         Prior of the weights: ``"normal"``, ``"laplace"``, ``"student_t"``, ``"hierarchical"``,
         ``"horseshoe"`` and others, or an object from `skbayes.model.priors`, which holds its
         scale. None is ``NormalPrior(scale=2.0, fan_in=True)``.
-    standardize : {"auto", "arcsinh", True, False, "X", "y"}, default="auto"
+    standardize : {"auto", "arcsinh", True, False, "X"}, default="auto"
         Whether the columns of X are brought to mean zero and deviation one (True, "X"). "arcsinh"
         does so, and bends those that have heavier tails than a Laplace distribution (a kurtosis
         over six): they pass through arcsinh(c z) with the first of c = 1, 3, 10 that brings it down

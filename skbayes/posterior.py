@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from skbayes.counts import check_count
+
 ARVIZ_NAMES = {"log_prob": "lp", "acceptance": "acceptance_rate", "n_leapfrog": "n_steps"}
 """What ArviZ calls statistics that have another name here."""
 
@@ -122,7 +124,7 @@ class Posterior:
 
     def thinned(self, n: int | None) -> np.ndarray:
         """At most n values of theta, evenly spread over chains and draws, (<= n, n_params)."""
-        if n is None or n >= self.n_chains * self.n_draws:
+        if n is None or check_count("n", n) >= self.n_chains * self.n_draws:
             return self.flat
         return self.flat[np.linspace(0, len(self.flat) - 1, n).round().astype(int)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import assert_all_finite, check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 LARGE = 1 << 26
 """Bytes from which a memory map is read in parts rather than loaded."""
@@ -18,7 +18,7 @@ PART_ROWS = 1 << 16
 
 def is_on_disk(X: Any) -> bool:
     """Whether the rows of X are to be read when they are needed."""
-    return isinstance(X, Dataset) or (isinstance(X, np.memmap) and X.nbytes >= LARGE)
+    return isinstance(X, Dataset | DataLoader) or (isinstance(X, np.memmap) and X.nbytes >= LARGE)
 
 
 class RowsOnDisk:
@@ -52,12 +52,22 @@ class RowsOnDisk:
         if self.is_dataset:
             if isinstance(rows, slice):
                 rows = range(*rows.indices(len(self)))
-            X = np.stack([np.asarray(self.source[int(i)][0]) for i in rows])
+            X = self._stack([np.asarray(self.source[int(i)][0]) for i in rows], rows)
         else:
             X = np.asarray(self.source[rows])
         if X.dtype != np.float64:
             X = X.astype(np.float32, copy=False)
         return X if self.scaler is None else self.scaler.transform(X)
+
+    def _stack(self, items: list[np.ndarray], rows) -> np.ndarray:
+        first = items[0]
+        for i, item in zip(rows, items, strict=True):
+            if item.shape != first.shape:
+                raise ValueError(
+                    "X is a Dataset whose rows differ in shape: that of row "
+                    f"{int(i)} is {item.shape}, that of row {int(rows[0])} {first.shape}."
+                )
+        return np.stack(items)
 
     @property
     def dtype(self) -> np.dtype:
@@ -100,6 +110,22 @@ class _Flat:
         return X.reshape(len(X), -1)
 
 
+def check_dataset(X: Any) -> None:
+    """Raise where X is something of torch that rows cannot be read from by their numbers."""
+    if isinstance(X, DataLoader):
+        raise ValueError(
+            "X=DataLoader is not allowed: pass its dataset (X.dataset); the method draws the "
+            "minibatches."
+        )
+    if isinstance(X, IterableDataset) or (isinstance(X, Dataset) and not hasattr(X, "__len__")):
+        raise ValueError(
+            f"X={type(X).__name__} is not allowed: a Dataset must have a length and give row i "
+            "by X[i]. For a stream of rows call partial_fit."
+        )
+    if isinstance(X, Dataset) and not len(X):  # type: ignore[arg-type]
+        raise ValueError("X is a Dataset without rows.")
+
+
 def open_rows(estimator, X: Any, y: Any, checks: dict[str, Any], reset: bool):
     """Check rows that are not in memory, part by part.
 
@@ -109,16 +135,10 @@ def open_rows(estimator, X: Any, y: Any, checks: dict[str, Any], reset: bool):
     y : ndarray
         Targets, which are in memory.
     """
-    if isinstance(X, IterableDataset) or (isinstance(X, Dataset) and not hasattr(X, "__len__")):
-        raise ValueError(
-            f"X={type(X).__name__} is not allowed: a Dataset must have a length and give row i "
-            "by X[i]. For a stream of rows call partial_fit."
-        )
+    check_dataset(X)
     if not isinstance(X, np.memmap):
         if y is not None:
             raise ValueError("y must be None where X is a Dataset, which has its own targets.")
-        if not len(X):
-            raise ValueError("X is a Dataset without rows.")
         item = X[0]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise ValueError("X is a Dataset, but its items are not pairs (x, y).")

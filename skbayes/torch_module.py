@@ -194,7 +194,7 @@ class BayesianModuleClassifier(_ModuleMixin, BayesianClassifier):
         ``"horseshoe"`` and others, or an object from `skbayes.model.priors`, which holds its
         scale. None is ``NormalPrior(scale=2.0, fan_in=True)``: the deviation of a weight is
         2 / sqrt(fan-in), that of biases and of the parameters of normalisation layers 2.
-    standardize : {True, False, "X", "y", "arcsinh"}, default=False
+    standardize : {True, False, "X", "arcsinh"}, default=False
         Whether each number of a row of X is brought to mean zero and deviation one (True, "X"), and
         those with heavy tails are bent, as `BayesianMLPClassifier` does ("arcsinh").
     class_weight : dict, "balanced" or None, default=None

@@ -148,7 +148,12 @@ def check_sample_weight(sample_weight, n: int) -> np.ndarray | None:
     """Weights as a float array (n,), None where there are none."""
     if sample_weight is None:
         return None
-    weight = np.array(sample_weight, dtype=np.float64)  # a copy: torch wants to own it
+    try:
+        weight = np.array(sample_weight, dtype=np.float64)  # a copy: torch wants to own it
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"sample_weight={sample_weight!r} is not allowed; it must be numbers, one for each row."
+        ) from None
     if weight.ndim == 0:
         weight = np.full(n, float(weight))
     if weight.ndim != 1:

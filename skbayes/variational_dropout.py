@@ -186,7 +186,7 @@ class VariationalDropoutClassifier(_VariationalDropout, BayesianClassifier):
         is 3, and found by `fit` for ``kind="group"``. See `prune`.
     n_draws : int, default=30
         Draws of the weights that predictions average over.
-    standardize : {True, False, "X", "y", "arcsinh"}, default=True
+    standardize : {True, False, "X", "arcsinh"}, default=True
         Whether the columns of X are brought to mean zero and deviation one (True, "X"), and those
         with heavy tails are bent, as `BayesianMLPClassifier` does ("arcsinh").
     class_weight : dict, "balanced" or None, default=None

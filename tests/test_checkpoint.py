@@ -323,6 +323,14 @@ def test_what_cannot_be_kept(model, curve, params, folder, match):
         model.set_params(**params).fit(*curve, checkpoint=folder)
 
 
+def test_a_file_is_no_folder(model, curve, tmp_path):
+    place = tmp_path / "kept"
+    place.write_text("mine")
+    with pytest.raises(ValueError, match="it is a file; pass the path of a folder"):
+        model.fit(*curve, checkpoint=place)
+    assert place.read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_search(curve, tmp_path, every_iteration):
     """Each candidate and fold has its place, and a search that is repeated only loads them."""

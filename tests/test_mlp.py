@@ -65,8 +65,10 @@ def test_integer_weights_are_repeated_rows(kind, prior):
 @quiet
 @BOTH
 def test_weights_of_one_are_none(cls):
+    """A few steps: sums over rows differ in their last digit, and L-BFGS enlarges that."""
     X, y = data(cls)
-    model = cls((3,), **FULL)
+    method = MAP(solver="adam", batch_size=1000, max_epochs=60)
+    model = cls((3,), **{**FULL, "method": method})
     plain = model.fit(X, y).predict_uncertainty(X)
     np.testing.assert_allclose(model.fit(X, y, np.ones(20)).predict_uncertainty(X), plain)
 
@@ -163,7 +165,7 @@ def test_standardize_of_classifiers(binary):
     model = BayesianMLPClassifier((), **FULL).fit(X, y)
     expected = model.predict_proba(X)
     Z = (X - X.mean(0)) / X.std(0)
-    for standardize, rows in (("X", X), (False, Z), ("y", Z)):
+    for standardize, rows in (("X", X), (False, Z)):
         model.set_params(standardize=standardize).fit(rows, y)
         np.testing.assert_allclose(model.predict_proba(rows), expected, rtol=1e-5)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from skbayes import (
     BayesianMLPClassifier,
@@ -150,6 +150,10 @@ def test_wrong_rows(table):
         reg.fit(Pairs(X[:0], y[:0]))
     with pytest.raises(ValueError, match="pairs"):
         reg.fit(TensorDataset(torch.zeros(5, 2)))
+    with pytest.raises(ValueError, match=r"pass its dataset \(X.dataset\)"):
+        reg.fit(DataLoader(Pairs(X, y)))
+    with pytest.raises(ValueError, match="row 3 is .2,., that of row 0 .1,."):
+        reg.fit(Pairs([np.ones(1 + (i == 3)) for i in range(5)], [0.0] * 5))
     with pytest.raises(ValueError, match="inconsistent numbers"):
         reg.fit(X, y[:-1])
     X[200, 1] = np.nan
@@ -168,6 +172,8 @@ def test_small_maps_are_loaded(table):
     X, y = table
     reg = BayesianMLPRegressor((4,), method=MAP(max_epochs=5), random_state=0)
     one = reg.fit(X, y).posterior_.draws
+    with pytest.raises(ValueError, match="X=Pairs is not allowed here, only in fit"):
+        reg.predict(Pairs(X, y))
     np.testing.assert_array_equal(one, reg.fit(np.array(X), y).posterior_.draws)
 
 

@@ -56,7 +56,7 @@ def make(cls, **kwargs):
         ({"hidden_layer_sizes": 2.5}, "hidden_layer_sizes"),
         ({"hidden_layer_sizes": "many"}, "hidden_layer_sizes"),
         ({"hidden_layer_sizes": None}, "hidden_layer_sizes=None"),
-        ({"standardize": "yes"}, "standardize='yes' is not allowed.*True.*False.*'X'.*'y'"),
+        ({"standardize": "yes"}, "standardize='yes' is not allowed.*True.*False.*'X'"),
         ({"standardize": 1}, "standardize=1 is not allowed"),
         ({"standardize": None}, "standardize=None is not allowed"),
         ({"device": "tpu"}, "device='tpu' is not allowed.*'cpu'"),
@@ -183,6 +183,25 @@ def test_log_predictive_density_with_as_many_y_as_rows(cls):
             model.log_predictive_density(X, y)
 
 
+@BOTH
+def test_sparse_targets(cls):
+    X = np.arange(12.0).reshape(6, 2)
+    with pytest.raises(ValueError, match="y is a sparse matrix"):
+        make(cls).fit(X, sp.csr_matrix(np.ones((6, 1))))
+
+
+def test_classifiers_do_not_scale_labels():
+    with pytest.raises(ValueError, match="standardize='y' is not allowed"):
+        make(BayesianMLPClassifier, standardize="y").fit([[0.0], [1.0]], [0, 1])
+
+
+def test_numbers_of_draws():
+    posterior = make(BayesianMLPRegressor).fit([[0.0], [1.0], [2.0]], [0.0, 1.0, 3.0]).posterior_
+    for n in (0, -1, 1.5, True, "all"):
+        with pytest.raises(ValueError, match="n=.* is not allowed"):
+            posterior.to_modules(n)
+
+
 def test_targets_of_classifiers():
     X = np.arange(12.0).reshape(6, 2)
     with pytest.raises(ValueError, match="at least 2 classes.*one class"):
@@ -202,7 +221,7 @@ def test_targets_of_classifiers():
         (-np.ones(6), "sample_weight contains negative weights"),
         (np.zeros(6), "sample_weight is zero for every row"),
         ([1, 1, 1, 1, 1, np.nan], "sample_weight contains NaN"),
-        (["a"] * 6, "sample_weight|could not convert"),
+        (["a"] * 6, "sample_weight=.* is not allowed; it must be numbers"),
     ],
 )
 def test_sample_weight(cls, weight, words):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import validate_data
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from skbayes.rows_on_disk import RowsOnDisk, is_on_disk, parts
+from skbayes.rows_on_disk import RowsOnDisk, check_dataset, is_on_disk, parts
 
 HELD_OUT_AT_MOST = 5000
 
@@ -36,16 +36,9 @@ def check_rows(estimator, X: Any, reset: bool, min_rows: int = 1, image_shape=No
             reset=reset,
             ensure_min_samples=min_rows,
         )
-    if isinstance(X, IterableDataset) or (isinstance(X, Dataset) and not hasattr(X, "__len__")):
-        raise ValueError(
-            f"X={type(X).__name__} is not allowed: a Dataset must have a length and give row i "
-            "by X[i]. For a stream of rows call partial_fit."
-        )
-    if isinstance(X, Dataset):
-        if not len(X):  # type: ignore[arg-type]
-            raise ValueError("X is a Dataset without rows.")
-        if not isinstance(X[0], tuple | list):
-            raise ValueError("X is a Dataset, but its items are not tuples whose first is the row.")
+    check_dataset(X)
+    if isinstance(X, Dataset) and not isinstance(X[0], tuple | list):
+        raise ValueError("X is a Dataset, but its items are not tuples whose first is the row.")
     rows = RowsOnDisk(X)
     if len(rows.shape) > 2:
         rows = rows.flat()

@@ -266,6 +266,11 @@ def check_checkpoint(checkpoint, method, random_state) -> None:
         raise ValueError(
             f"checkpoint={checkpoint!r} is not allowed; it must be the path of a folder, or None."
         )
+    if os.path.isfile(checkpoint):
+        raise ValueError(
+            f"checkpoint={str(checkpoint)!r} is not allowed: it is a file; pass the path of a "
+            "folder, which is made where there is none."
+        )
     if not method.keeps_on_disk:
         raise ValueError(
             f"checkpoint={str(checkpoint)!r} is not allowed with {type(method).__name__}; only "
