@@ -13,6 +13,7 @@ from skbayes.diagnostics import (
     ess_bulk,
     ess_tail,
     ess_within,
+    normal_scores,
     rank_r_hat,
     split_chains,
     split_r_hat,
@@ -221,3 +222,11 @@ def test_warnings_at_the_limits():
     assert "R-hat of the log posterior is 1.30" in message
     # what is said of the predictions is not said again of the log posterior
     assert len(warnings_for({"r_hat_max": 1.3, "r_hat_log_prob": 1.3}, 4)) == 1
+
+
+def test_normal_scores_of_equal_and_missing_values():
+    rng = np.random.default_rng(0)
+    values = np.round(rng.normal(size=(2, 50, 4)), 1)
+    values[0, :, 1], values[1, 3, 2] = 1.0, np.nan
+    expected = stats.norm.ppf((stats.rankdata(values, axis=1) - 0.375) / 50.25)
+    np.testing.assert_allclose(normal_scores(values), expected, rtol=1e-12, atol=1e-12)
