@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 from skbayes.inference import METHODS, Method
 from skbayes.inference.stochastic import StochasticKernel, slower
 from skbayes.posterior import Posterior
-from skbayes.validation import check_n_jobs, draw_seed, resolve_method
+from skbayes.validation import check_n_jobs, draw_seed, resolve_method, unchanged_on_error
 
 MOST_KEPT = 100_000
 """Rows at most that are remembered."""
@@ -93,8 +93,14 @@ class StreamingMixin(BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter or the data are not allowed.
+            If a parameter or the data are not allowed. The estimator is then as it was.
         """
+        with unchanged_on_error(self):
+            self._partial_fit(X, y, classes)
+        self._warn()
+        return self
+
+    def _partial_fit(self, X, y, classes) -> None:
         check_n_jobs(self.n_jobs)
         method: Any = resolve_method(self.method)
         again = hasattr(self, "posterior_")
@@ -114,11 +120,16 @@ class StreamingMixin(BaseEstimator):
         if kept is None or not again:
             kept = Reservoir(X[:0], y[:0], np.empty(0), 0, seed)
         before = kept
+        if again and y.shape[1:] != kept.y.shape[1:]:
+            raise ValueError(
+                f"y has the shape {y.shape}, but a row's target of the first call had "
+                f"{kept.y.shape[1:]}."
+            )
         kept = kept.add(X, y)
         if method.filters:
             self._filter(method, before, kept, X, y, seed, again, classes)
             self._reservoir = kept
-            return self
+            return
         n_draws = method.n_draws
         data = self._prepare(kept.X, kept.y, None, again, seed, classes)
         state = None
@@ -140,8 +151,6 @@ class StreamingMixin(BaseEstimator):
             posterior.state["data"] = None
         self._reservoir, self._weight_seen = kept, data.target.total_weight
         self._store(posterior, data.inside, seed)
-        self._warn()
-        return self
 
     def _filter(self, method, before, kept: Reservoir, X, y, seed: int, again, classes) -> None:
         """Move members on by new rows and some of those before, or train them at first."""
@@ -167,7 +176,6 @@ class StreamingMixin(BaseEstimator):
             method = method.move(remembered)
         posterior = self._run(method, data, theta0, seed)
         self._store(posterior, data.inside, seed)
-        self._warn()
 
     def _check_streaming(self, method, again: bool) -> None:
         """Raise unless the model can be gone on with."""

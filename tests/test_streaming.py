@@ -112,6 +112,20 @@ def test_what_cannot_be_gone_on_with(curve):
         reg.set_params(method__n_chains=3).partial_fit(X, y)
 
 
+def test_an_error_leaves_the_estimator_as_it_was(curve, monkeypatch):
+    X, y = curve
+    reg = BayesianMLPRegressor((4,), method=SGLD(**SHORT), random_state=0).partial_fit(X, y)
+    before, expected = dict(vars(reg)), reg.predict(X)
+    with pytest.raises(ValueError, match=r"y has the shape \(\d+, 2\)"):
+        reg.partial_fit(X, np.column_stack([y, y]))
+    with monkeypatch.context() as patch:
+        patch.setattr(BayesianMLPRegressor, "_store", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            reg.partial_fit(X, y)
+    assert vars(reg) == before
+    np.testing.assert_array_equal(reg.predict(X), expected)
+
+
 def test_sparse_rows(binary):
     X, y = binary
     clf = BayesianMLPClassifier((4,), method=SGHMC(**SHORT), random_state=0)
