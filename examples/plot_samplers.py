@@ -15,6 +15,7 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from skbayes import BayesianMLPRegressor
 from skbayes.diagnostics import ess_bulk, split_r_hat
@@ -76,6 +77,9 @@ names, _, _, rates = zip(*rows, strict=True)
 figure, ax = plt.subplots(figsize=(6, 2.8))
 ax.barh(names, rates)
 ax.set_xscale("log")
+ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+ax.xaxis.set_major_formatter("{x:g}")
+ax.xaxis.set_minor_formatter("")
 ax.set_xlabel("effective draws of the function (median over x) per CPU second")
 ax.invert_yaxis()
 figure.tight_layout()
