@@ -21,9 +21,13 @@ def keeping(chosen, max_epochs):
     [
         ((60, 3), False, MCLMC, {}),
         ((60, 3), False, MCLMC, {"hidden_layer_sizes": ()}),
-        ((60, 3), False, Anchored, {"hidden_layer_sizes": (65,)}),
-        ((60, 3), False, Anchored, {"prior": "laplace"}),
-        ((20, 500), False, Anchored, {}),  # more than 20,000 weights
+        ((60, 3), False, MCLMC, {"hidden_layer_sizes": (129,)}),
+        ((60, 3), False, MCLMC, {"hidden_layer_sizes": (128,), "noise": "learned"}),
+        ((60, 3), False, Anchored, {"hidden_layer_sizes": (129,), "noise": "learned"}),
+        ((60, 3), False, Ensemble, {"prior": "laplace"}),
+        ((60, 3), False, Anchored, {"prior": "laplace", "noise": "learned"}),
+        ((20, 500), False, MCLMC, {}),
+        ((20, 4000), False, Ensemble, {}),  # more than 200,000 weights
         ((60, 3), False, MCLMC, {"prior": "laplace", "hidden_layer_sizes": ()}),
         ((60, 3), True, Anchored, {}),
         ((20, 30), True, Ensemble, {}),
@@ -45,7 +49,7 @@ def test_what_auto_stands_for(shape, labels, kind, more, monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "more"),
-    [(Anchored, {}), (MCLMC, {"noise": "learned"}), (MCLMC, {"hidden_layer_sizes": ()})],
+    [(MCLMC, {}), (MCLMC, {"noise": "learned"}), (MCLMC, {"hidden_layer_sizes": ()})],
 )
 def test_several_outputs(kind, more, monkeypatch):
     chosen = []
@@ -61,7 +65,7 @@ def test_many_rows(monkeypatch):
     monkeypatch.setattr("skbayes.inference.auto.MOST_ROWS", 50)
     rng = np.random.default_rng(0)
     reg = BayesianMLPRegressor((3,), random_state=0).fit(rng.normal(size=(51, 2)), np.arange(51.0))
-    assert reg.posterior_.independent  # an anchored ensemble
+    assert reg.posterior_.independent  # an ensemble
 
 
 @pytest.mark.parametrize("labels", [False, True])
@@ -77,8 +81,9 @@ def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
         monkeypatch.setattr("skbayes.inference.auto.STEPS_OF_CLASSES", steps)
     X = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
     y = X[:, 0] > 0 if labels else X[:, 0]
-    estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
-    estimator((65,), random_state=0).fit(X, y)
+    kw = {"hidden_layer_sizes": (129,), "random_state": 0}
+    model = BayesianMLPClassifier(**kw) if labels else BayesianMLPRegressor(noise="learned", **kw)
+    model.fit(X, y)
     own, usual = {}, {}
     if labels:
         own = {"bootstrap": False, "likelihood_power": "held_out"}
@@ -88,8 +93,8 @@ def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
     members = 8 if labels else 6
     long = Anchored(members, learning_rate=0.03, batch_size=1024, max_epochs=epochs, **own)
     assert repr(chosen[0]) == repr(Anchored(**usual) if epochs is None else long)
-    monkeypatch.setattr("skbayes.inference.auto.MOST_PARAMS", 100)
-    estimator((65,), random_state=0).fit(X, y)
+    monkeypatch.setattr("skbayes.inference.auto.MANY_PARAMS", 100)
+    model.fit(X, y)
     assert repr(chosen[1]) == repr(Anchored(**usual))
 
 

@@ -230,8 +230,8 @@ def test_where_it_is_possible_and_where_not():
     assert reg.posterior_.adapted["inverse_mass"].shape == (11,)
     fitted(reg, marginalize=False)
     assert reg.posterior_.adapted["inverse_mass"].shape == (17,)
-    wide = fitted(BayesianMLPRegressor((65,), noise="heteroscedastic"))
-    assert wide.posterior_.adapted["inverse_mass"].shape == (262,)  # nothing left out
+    wide = fitted(BayesianMLPRegressor((129,), noise="heteroscedastic"))
+    assert wide.posterior_.adapted["inverse_mass"].shape == (518,)  # nothing left out
     y = (y > 0).astype(int)
     fitted(BayesianMLPClassifier((5,)))
     impossible = [

@@ -8,8 +8,14 @@ from scipy.special import expit, logsumexp
 
 from skbayes import BayesianMLPClassifier, BayesianMLPRegressor
 from skbayes.inference import Anchored, Ensemble, Streams
-from skbayes.inference.likelihood_power import POWERS, _held_out, _is_better, choose_power
-from skbayes.model import Bernoulli, Inputs, LogPosterior, MLPNetwork, NormalPrior
+from skbayes.inference.likelihood_power import (
+    POWERS,
+    _held_out,
+    _is_better,
+    _of_frequencies,
+    choose_power,
+)
+from skbayes.model import Bernoulli, Categorical, Inputs, LogPosterior, MLPNetwork, NormalPrior
 
 ANCHORED = Anchored(8, max_epochs=300, bootstrap=False, likelihood_power="held_out")
 MODES = Ensemble(validation_fraction=0.0, max_epochs=100, likelihood_power="held_out")
@@ -88,6 +94,21 @@ def test_the_order_of_trials():
     assert chosen(1.0) == (1.0, [1, 4])
     assert chosen(16.0) == (16.0, [1, 4, 16, 64])
     assert chosen(1e6) == (64.0, [1, 4, 16, 64])
+    # less than one only where the classes' frequencies are better than what one gives
+    wrong = -right.repeat(8, 1)
+
+    def overconfident(best_power):
+        tried = []
+
+        def fit(powered, held, few):
+            tried.append(powered._power)
+            far = abs(np.log(powered._power / best_power))
+            return wrong * (1.0 - np.exp(-far))
+
+        return choose_power(target, Streams(0, 16), 16, fit), tried
+
+    assert overconfident(0.25) == (0.25, [1, 4, 0.25, 0.0625])
+    assert overconfident(1 / 16) == (1 / 16, [1, 4, 0.25, 1 / 16])
     # rows that cannot be judged, and rows without weight, are too few to choose by
     assert chosen(1e6, logistic(15)[0]) == (1.0, [])
     weight = np.r_[np.ones(15), np.zeros(85)]
@@ -119,7 +140,7 @@ def test_weights_do_not_raise_the_power(method):
     for weight in (None, np.full(60, 2.0), np.full(60, 1000.0)):
         clf = BayesianMLPClassifier((5,), method=method, random_state=0)
         clf.fit(X, y, sample_weight=weight)
-        assert clf.posterior_.adapted["likelihood_power"] == 1.0
+        assert clf.posterior_.adapted["likelihood_power"] <= 1.0
 
 
 @pytest.mark.parametrize("method", [ANCHORED, MODES])
@@ -224,3 +245,35 @@ def test_few_rows_and_members(method, n_members, n):
     few = type(method)(**{**method.get_params(deep=False), "n_members": n_members})
     posterior = few.run(target, None, Streams(0, n_members))
     assert posterior.draws.shape == (n_members, 1, 3) and np.isfinite(posterior.draws).all()
+
+
+def test_frequencies_of_classes_are_what_networks_are_compared_with():
+    rng = np.random.default_rng(0)
+    weight = rng.integers(0, 3, 40).astype(float)
+    held = np.ones((2, 40), dtype=bool)
+    kw = {"dtype": torch.float64, "device": CPU}
+    classes = np.eye(3)[rng.integers(3, size=40)].T[None]
+    labels = (rng.random((1, 2, 40)) < 0.3) * 1.0
+    for likelihood, y in ((Categorical(), classes), (Bernoulli(), labels)):
+        network = MLPNetwork(2, (), y.shape[1], "tanh")
+        inputs = Inputs(rng.normal(size=(40, 2)), scale=network.input_scale, **kw)
+        rows = torch.as_tensor(weight[None], **kw)
+        prior = NormalPrior(1.0).build(network)
+        target = LogPosterior(network, likelihood, prior, inputs, torch.as_tensor(y, **kw), rows)
+        share = (y[0] * weight).sum(1) / weight.sum()
+        expected = (y[0] * np.log(share)[:, None]).sum(0)
+        if isinstance(likelihood, Bernoulli):
+            expected += ((1 - y[0]) * np.log(1 - share)[:, None]).sum(0)
+        np.testing.assert_allclose(_of_frequencies(target, held), expected[weight > 0])
+
+
+def test_rare_levels_are_not_taken_for_knowledge():
+    """One-hot columns of a hundred levels, each of them seen a few times."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(100, size=(300, 5))
+    logit = rng.normal(size=(5, 100))[np.arange(5), codes].sum(1)
+    X = np.eye(100)[codes].reshape(300, -1)
+    y = rng.random(300) < expit(logit)
+    clf = BayesianMLPClassifier((10,), method=MODES, random_state=0).fit(X[:200], y[:200])
+    assert clf.posterior_.adapted["likelihood_power"] < 1
+    assert clf.log_predictive_density(X[200:], y[200:]).mean() > -0.72

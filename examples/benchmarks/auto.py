@@ -6,7 +6,11 @@ those that scikit-learn carries, from narrow to very wide; only the choice of th
 looks at some of them too. ``method="auto"`` follows what is found here (see the user guide's page
 on choosing a method).
 
+``--units`` fits the regressions with a layer of so many units, and chains on all weights beside
+those without the output layer's.
+
     python examples/benchmarks/auto.py [--quick] [--out auto.jsonl]
+    python examples/benchmarks/auto.py --quick --units 100,200
 
 A run that is stopped goes on where it was when it is started again with the same ``--out``.
 """
@@ -48,6 +52,12 @@ METHODS = {
     "map": "map",
     "auto": "auto",
     "short mclmc": MCLMC(**SHORT_CHAINS),
+}
+OF_WIDTHS = {
+    "anchored": "anchored",
+    "ensemble": "ensemble",
+    "short mclmc": MCLMC(**SHORT_CHAINS, marginalize=True),
+    "all weights": MCLMC(**SHORT_CHAINS, marginalize=False),
 }
 
 
@@ -108,19 +118,18 @@ def data(quick: bool) -> dict:
     }
 
 
-def score(name: str, method: str, X, y, labels: bool) -> dict:
+def score(key: str, method, sizes, X, y, labels: bool) -> dict:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
     splitter = StratifiedKFold if labels else KFold
     estimator = BayesianMLPClassifier if labels else BayesianMLPRegressor
     scores, start, n_params = [], time.perf_counter(), 0
     for a, b in splitter(3, shuffle=True, random_state=0).split(X, y):
-        model = estimator(method=METHODS[method], random_state=0).fit(X[a], y[a])
+        model = estimator(sizes, method=method, random_state=0).fit(X[a], y[a])
         n_params = model.posterior_.n_params
         scores.append(model.log_predictive_density(X[b], y[b]))
     mean = float(np.concatenate(scores).mean() + (0.0 if labels else np.log(y.std())))
     seconds = (time.perf_counter() - start) / 3
-    key = f"{name}/{method}"
     return {"key": key, "score": mean, "seconds": seconds, "n_params": n_params}
 
 
@@ -128,16 +137,21 @@ def main() -> None:
     args = parse(
         __doc__,
         ("--out", {"type": Path, "default": None, "help": "file of finished fits, to resume"}),
+        ("--units", {"default": None, "help": "widths to compare, such as 100,200"}),
     )
-    sets = data(args.quick)
+    sets, methods, widths = data(args.quick), METHODS, ["auto"]
+    if args.units:
+        sets = {name: one for name, one in sets.items() if not one[2]}
+        methods, widths = OF_WIDTHS, [(int(units),) for units in args.units.split(",")]
     done = {}
     if args.out is not None and args.out.exists():
         done = {r["key"]: r for r in map(json.loads, args.out.read_text().splitlines())}
+    fits = [(name, sizes) for sizes in widths for name in sets]
     jobs = [
-        delayed(score)(name, method, *sets[name])
-        for name in sets
-        for method in METHODS
-        if f"{name}/{method}" not in done
+        delayed(score)(f"{name}/{sizes}/{m}", methods[m], sizes, *sets[name])
+        for name, sizes in fits
+        for m in methods
+        if f"{name}/{sizes}/{m}" not in done
     ]
     for result in Parallel(n_jobs=2, return_as="generator_unordered")(jobs):
         done[result["key"]] = result
@@ -145,14 +159,18 @@ def main() -> None:
             with args.out.open("a") as file:
                 file.write(json.dumps(result) + "\n")
     rows = []
-    for name, (X, *_) in sets.items():
-        own = {m: done[f"{name}/{m}"] for m in METHODS}
-        row = {"data": name, "rows": X.shape[0], "weights": own["map"]["n_params"]}
-        row |= {m: own[m]["score"] for m in METHODS}
-        row |= {f"{m}, s": own[m]["seconds"] for m in METHODS}
+    for name, sizes in fits:
+        own = {m: done[f"{name}/{sizes}/{m}"] for m in methods}
+        n_params = max(r["n_params"] for r in own.values())
+        row = {"data": name, "units": sizes if sizes == "auto" else sizes[0]}
+        row |= {"rows": sets[name][0].shape[0], "weights": n_params}
+        row |= {m: own[m]["score"] for m in methods}
+        row |= {f"{m}, s": own[m]["seconds"] for m in methods}
         rows.append(row)
     table(rows)
-    finish("auto", {r["data"]: {m: round(r[m], 4) for m in METHODS} for r in rows})
+    finish(
+        "auto", {f"{r['data']}, {r['units']}": {m: round(r[m], 4) for m in methods} for r in rows}
+    )
 
 
 if __name__ == "__main__":

@@ -72,10 +72,10 @@ class Anchored(Method):
         See above (without effect on normal noise that is the same for all rows).
     likelihood_power : float or "held_out", default=1.0
         How many times every row counts; for classes only. "held_out" goes from 1 to 4, 16 and 64 as
-        long as rows left out gain, by short fits of up to eight members before the fit itself,
-        which take from a quarter of its time to once as long (after a warm start, which does not
-        make them shorter, several times as long as the fit). ``loss_curve_`` is per row of those
-        that count.
+        long as rows left out gain, or to 1/4 and 1/16 where the frequencies of the classes would
+        predict them better, by short fits of up to eight members before the fit itself, which take
+        from a quarter of its time to once as long (after a warm start, which does not make them
+        shorter, several times as long as the fit). ``loss_curve_`` is per row of those that count.
     """
 
     needs = frozenset({"perturbed"})

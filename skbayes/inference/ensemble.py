@@ -52,7 +52,8 @@ class Ensemble(Method):
         See above, per row.
     likelihood_power : float or "held_out", default=1.0
         How many times every row counts against the prior; for classes only. "held_out" goes from 1
-        to 4, 16 and 64 as long as rows that members leave out gain
+        to 4, 16 and 64 as long as rows that members leave out gain, or to 1/4 and 1/16 where the
+        frequencies of the classes would predict them better
         (`skbayes.inference.likelihood_power`), which takes two to four times as long again.
         ``loss_curve_`` is per row of those that count.
     """

@@ -18,7 +18,7 @@ from skbayes.inference.minibatches import on_disk
 from skbayes.model.collapsed import CollapsedLogPosterior, why_not
 from skbayes.posterior import Posterior
 
-MOST_UNITS = 64  # in the last hidden layer, up to which "auto" integrates the output layer out
+MOST_UNITS = 128  # in the last hidden layer, up to which "auto" integrates the output layer out
 START_ROWS = 20_000  # on disk that starting points are looked for with
 DIVERGENCE = 1000.0  # energy error from which a trajectory counts as diverged
 

@@ -23,12 +23,15 @@ from torch import Tensor
 
 from skbayes.inference.base import Interrupted, points
 from skbayes.inference.noise import folds
-from skbayes.model.likelihoods import Normal
+from skbayes.model.likelihoods import Bernoulli, Normal
 from skbayes.posterior import Posterior
 
 POWERS = (1.0, 4.0, 16.0, 64.0)
-"""Powers that are tried; each doubles the width of a normal prior against the rows. Less than one
-is not: where few rows tell little it ends in networks that are constant."""
+"""Powers that are tried; each doubles the width of a normal prior against the rows."""
+
+LESS = (0.25, 0.0625)
+"""Powers that are tried where one predicts other rows worse than the frequencies of the classes do.
+Elsewhere they are not: where few rows tell little they end in networks that are constant."""
 
 POWER: dict[str, Any] = {
     "kind": Real,
@@ -59,10 +62,12 @@ def choose_power(log_posterior, streams, n_members: int, fit: Callable[..., Tens
     Members leave out a quarter of the rows each; the mean prediction of those that left a row out
     is judged. From one on, a larger power is taken as long as it is better than the one before by
     more than a standard error of the difference over rows, so that a few rows do not decide. All
-    trials have the same random numbers. Of more than 5,000 rows that many, at random, are used;
-    where fewer than 16 can be judged the power is one. Rows that are copies of each other, or
-    nearly so, are in the parts that members are given and in those they are judged by: they make
-    the power too large. Weights of rows do not.
+    trials have the same random numbers. Where the power is one, and how frequent the classes are
+    would predict the rows better, the network has taken chance for knowledge, as it does with rare
+    levels of one-hot columns: then 1/4 and 1/16 are tried, by the same rule. Of more than
+    5,000 rows that many, at random, are used; where fewer than 16 can be judged the power is one.
+    Rows that are copies of each other, or nearly so, are in the parts that members are given and in
+    those they are judged by: they make the power too large. Weights of rows do not.
 
     Parameters
     ----------
@@ -79,14 +84,13 @@ def choose_power(log_posterior, streams, n_members: int, fit: Callable[..., Tens
     Returns
     -------
     float
-        One of `POWERS`.
+        One of `POWERS` or `LESS`.
 
     Raises
     ------
     Interrupted
         By ``fit``, after Ctrl-C; see `run_with_power`.
     """
-    best, before = POWERS[0], None
     n_members = min(n_members, N_TRIAL_MEMBERS)
     few, one = streams.child(100, n_members), streams.child(101, 1)
     begin, n = few.state(), log_posterior.n
@@ -94,15 +98,28 @@ def choose_power(log_posterior, streams, n_members: int, fit: Callable[..., Tens
         log_posterior = log_posterior.subset(np.sort(one.permutation(n)[0][:N_TRIAL_ROWS]))
     held = folds(log_posterior.n, n_members, streams)
     if _judged(log_posterior, held).sum() < FEWEST_ROWS:
-        return best
-    for power in POWERS:
+        return 1.0
+
+    def trial(power: float) -> tuple[np.ndarray, np.ndarray]:
         few.restore(begin)
         theta = fit(log_posterior.with_power(power), held, few)
-        logs, weight = _held_out(log_posterior, theta, held)
-        if before is not None and not _is_better(logs - before, weight):
-            break
-        best, before = power, logs
-    return best
+        return _held_out(log_posterior, theta, held)
+
+    def climb(powers: tuple[float, ...], before: np.ndarray) -> float | None:
+        """The last power before one that gains nothing, None where the first does not."""
+        last = None
+        for power in powers:
+            logs, weight = trial(power)
+            if not _is_better(logs - before, weight):
+                break
+            last, before = power, logs
+        return last
+
+    logs, weight = trial(POWERS[0])
+    best = climb(POWERS[1:], logs)
+    if best is None and weight @ (_of_frequencies(log_posterior, held) - logs) > 0.0:
+        best = climb(LESS, logs)
+    return best or POWERS[0]
 
 
 def run_with_power(
@@ -147,6 +164,17 @@ def _judged(log_posterior, held: np.ndarray) -> np.ndarray:
     if log_posterior.weight is not None:
         judged &= (log_posterior.weight[0] > 0).cpu().numpy()
     return judged
+
+
+def _of_frequencies(log_posterior, held: np.ndarray) -> np.ndarray:
+    """Log density of each judged row by the frequencies of its classes alone."""
+    y = log_posterior.y.double()  # (1, classes or labels, n)
+    weight = 1.0 if log_posterior.weight is None else log_posterior.weight[:1].double()
+    share = (y * weight).sum(2, keepdim=True) / (torch.ones_like(y) * weight).sum(2, keepdim=True)
+    odds = share.logit() if isinstance(log_posterior.likelihood, Bernoulli) else share.log()
+    outputs = odds.clamp(-30.0, 30.0).expand_as(y)
+    logs = log_posterior.likelihood.pointwise(outputs, outputs[:, :0, 0], y)[0].cpu().numpy()
+    return logs[_judged(log_posterior, held)]
 
 
 def _held_out(log_posterior, theta: Tensor, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

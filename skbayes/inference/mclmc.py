@@ -63,7 +63,7 @@ class MCLMC(ChainMethod):
         out, exactly, and drawn given all else for each draw kept: the same posterior in fewer
         dimensions, which mixes several times faster. It needs normal noise, of a single output
         if heteroscedastic, and a `NormalPrior`. "auto" does so where that holds and the last
-        hidden layer has at most 64 units, since the cost of a gradient grows with their square.
+        hidden layer has at most 128 units, since the cost of a gradient grows with their square.
     init : Method, "prior" or None, default=None
         Where chains start: see `HMC`.
     """
