@@ -68,6 +68,17 @@ def test_many_rows(monkeypatch):
     assert reg.posterior_.independent  # an ensemble
 
 
+@pytest.mark.parametrize(("units", "expected"), [(64, "auto"), (65, False), (128, False)])
+def test_wide_networks_keep_their_output_layer_where_rows_are_many(units, expected, monkeypatch):
+    chosen = []
+    monkeypatch.setattr("skbayes.inference.auto.choose", keeping(chosen, 1))
+    monkeypatch.setattr("skbayes.inference.auto.MOST_ROWS", 60)
+    rng = np.random.default_rng(0)
+    for n, which in ((60, expected), (15, "auto")):
+        BayesianMLPRegressor((units,)).fit(rng.normal(size=(n, 2)), rng.normal(size=n))
+        assert isinstance(chosen[-1], MCLMC) and chosen[-1].marginalize == which
+
+
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize(
     ("n", "steps", "epochs"), [(10_000, None, None), (10_240, None, 1200), (10_240, 50, 20)]

@@ -17,6 +17,7 @@ from skbayes.model.likelihoods import Normal
 from skbayes.model.priors import BoundNormal
 
 MOST_ROWS = 10_000  # up to which chains take a minute or two on one core
+WIDE = 64  # units, up to which the output layer is integrated out of that many rows in this time
 MOST_PARAMS = 200_000  # of theta, each draw of which is kept
 MANY_ROWS = 10_000  # from which 20 epochs leave networks far from their modes
 MANY_PARAMS = 20_000  # of theta, up to which there is time for many steps
@@ -71,7 +72,8 @@ def choose(log_posterior) -> Method:
 
     *Regression* with at most 10,000 rows and 200,000 parameters, where the output layer can be
     integrated out (a single output, or noise that is the same for all rows; a `NormalPrior`; at
-    most 128 units in the last hidden layer), where the network is linear, or where the noise is
+    most 128 units in the last hidden layer, and 64 with 10,000 rows: the time grows with the rows
+    and the square of the units), where the network is linear, or where the noise is
     heteroscedastic and the prior a `NormalPrior`: short chains of `MCLMC`, four of 60 draws. They
     give by far the best held-out densities there. Other heteroscedastic regressions with at most
     10,000 rows: an `Ensemble`, whose members stop early; modes, anchored or not, pass close to some
@@ -117,7 +119,9 @@ def choose(log_posterior) -> Method:
                 likelihood_power=1.0 if linear else "held_out",
             )
         return _anchored(log_posterior)
-    few_units = why_not(log_posterior) is None and network.layers[-1].fan_in <= MOST_UNITS
+    units = network.layers[-1].fan_in
+    few_units = why_not(log_posterior) is None and units <= MOST_UNITS
+    few_units = few_units and n * units**2 <= MOST_ROWS * WIDE**2
     varies = log_posterior.likelihood.heteroscedastic
     normal = varies and isinstance(log_posterior.prior, BoundNormal)
     if (
@@ -125,7 +129,7 @@ def choose(log_posterior) -> Method:
         and n <= MOST_ROWS
         and log_posterior.n_params <= MOST_PARAMS
     ):
-        return MCLMC(**SHORT_CHAINS)
+        return MCLMC(**SHORT_CHAINS, marginalize="auto" if few_units else False)
     return Ensemble() if varies and n <= MANY_ROWS else _anchored(log_posterior)
 
 
