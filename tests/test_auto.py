@@ -61,6 +61,19 @@ def test_several_outputs(kind, more, monkeypatch):
     assert type(chosen[0]) is kind
 
 
+def test_the_more_rows_the_fewer_weights(monkeypatch):
+    chosen = []
+    monkeypatch.setattr("skbayes.inference.auto.choose", keeping(chosen, 1))
+    monkeypatch.setattr("skbayes.inference.auto.MOST_ROWS", 40)
+    monkeypatch.setattr("skbayes.inference.auto.MANY_PARAMS", 17 + 5)
+    rng = np.random.default_rng(0)
+    for n in (40, 41, 20):
+        BayesianMLPRegressor((4,)).fit(rng.normal(size=(n, 2)), rng.normal(size=n))  # 12 + 10
+        BayesianMLPRegressor((5,)).fit(rng.normal(size=(n, 2)), rng.normal(size=n))  # 15 + 12
+    kinds = [type(one) for one in chosen]
+    assert kinds == [MCLMC, Ensemble, Ensemble, Ensemble, MCLMC, MCLMC]
+
+
 def test_many_rows(monkeypatch):
     monkeypatch.setattr("skbayes.inference.auto.MOST_ROWS", 50)
     rng = np.random.default_rng(0)

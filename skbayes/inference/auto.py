@@ -14,6 +14,7 @@ from skbayes.inference.minibatches import on_disk
 from skbayes.inference.sghmc import SGHMC
 from skbayes.model.collapsed import why_not
 from skbayes.model.likelihoods import Normal
+from skbayes.model.network import MLPNetwork
 from skbayes.model.priors import BoundNormal
 
 MOST_ROWS = 10_000  # up to which chains take a minute or two on one core
@@ -70,14 +71,14 @@ class Choice(NamedTuple):
 def choose(log_posterior) -> Method:
     """The method that benchmarks show best for the data and the network.
 
-    *Regression* with at most 10,000 rows and 200,000 parameters, where the output layer can be
-    integrated out (a single output, or noise that is the same for all rows; a `NormalPrior`; at
-    most 128 units in the last hidden layer, and 64 with 10,000 rows: the time grows with the rows
-    and the square of the units), where the network is linear, or where the noise is
-    heteroscedastic and the prior a `NormalPrior`: short chains of `MCLMC`, four of 60 draws. They
-    give by far the best held-out densities there. Other heteroscedastic regressions with at most
-    10,000 rows: an `Ensemble`, whose members stop early; modes, anchored or not, pass close to some
-    rows with next to no noise.
+    *Regression* with at most 10,000 rows and 200,000 parameters (20,000 with 10,000 rows), where
+    the output layer can be integrated out (a single output, or noise that is the same for all rows;
+    a `NormalPrior`; at most 128 units in the last hidden layer, and 64 with 10,000 rows: the time
+    grows with the rows and the square of the units), where the network is linear, or where the
+    noise is heteroscedastic, the prior a `NormalPrior` and the network no module of torch: short
+    chains of `MCLMC`, four of 60 draws. They give by far the best held-out densities there. Other
+    heteroscedastic regressions with at most 10,000 rows: an `Ensemble`, whose members stop early;
+    modes, anchored or not, pass close to some rows with next to no noise.
 
     *Classification where X has a fifth as many features as rows, or more* (as many as rows, for a
     linear model, and the power of the likelihood is one there): an `Ensemble` of modes. The data
@@ -119,15 +120,16 @@ def choose(log_posterior) -> Method:
                 likelihood_power=1.0 if linear else "held_out",
             )
         return _anchored(log_posterior)
-    units = network.layers[-1].fan_in
-    few_units = why_not(log_posterior) is None and units <= MOST_UNITS
-    few_units = few_units and n * units**2 <= MOST_ROWS * WIDE**2
+    few_units = False
+    if why_not(log_posterior) is None:
+        units = network.layers[-1].fan_in
+        few_units = units <= MOST_UNITS and n * units**2 <= MOST_ROWS * WIDE**2
     varies = log_posterior.likelihood.heteroscedastic
-    normal = varies and isinstance(log_posterior.prior, BoundNormal)
+    normal = isinstance(network, MLPNetwork) and isinstance(log_posterior.prior, BoundNormal)
     if (
-        (network.is_linear or few_units or normal)
+        (network.is_linear or few_units or (varies and normal))
         and n <= MOST_ROWS
-        and log_posterior.n_params <= MOST_PARAMS
+        and log_posterior.n_params <= min(MOST_PARAMS, MANY_PARAMS * MOST_ROWS / n)
     ):
         return MCLMC(**SHORT_CHAINS, marginalize="auto" if few_units else False)
     return Ensemble() if varies and n <= MANY_ROWS else _anchored(log_posterior)
