@@ -196,9 +196,8 @@ class BayesianMLPRegressor(_MLPMixin, BayesianRegressor):
         by minibatches; ``"laplace"``, ``"vi"``, ``"swag"``, ``"dropout"``; all are in the user
         guide), or an object from `skbayes.inference` that holds the knobs, such as
         ``HMC(n_draws=1000)``.
-        ``"auto"`` is ``"mclmc"`` with short chains, up to 10,000 rows and 20,000 parameters, where
-        the output layer can be integrated out or the network is linear, else ``"anchored"``, see
-        `skbayes.inference.auto.choose`.
+        ``"auto"`` is ``"mclmc"`` with short chains in most regressions of up to 10,000 rows, else
+        ``"anchored"`` or ``"ensemble"``, see `skbayes.inference.auto.choose`.
     prior : str, Prior or None, default=None
         Prior of the weights: ``"normal"``, ``"laplace"``, ``"student_t"``, ``"hierarchical"``,
         ``"horseshoe"`` and others, or an object from `skbayes.model.priors`, which holds its

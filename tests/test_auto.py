@@ -21,9 +21,9 @@ def keeping(chosen, max_epochs):
     [
         ((60, 3), False, MCLMC, {}),
         ((60, 3), False, MCLMC, {"hidden_layer_sizes": ()}),
-        ((60, 3), False, MCLMC, {"hidden_layer_sizes": (129,)}),
-        ((60, 3), False, MCLMC, {"hidden_layer_sizes": (128,), "noise": "learned"}),
-        ((60, 3), False, Anchored, {"hidden_layer_sizes": (129,), "noise": "learned"}),
+        ((60, 3), False, MCLMC, {"hidden_layer_sizes": (257,)}),
+        ((60, 3), False, MCLMC, {"hidden_layer_sizes": (256,), "noise": "learned"}),
+        ((60, 3), False, Anchored, {"hidden_layer_sizes": (257,), "noise": "learned"}),
         ((60, 3), False, Ensemble, {"prior": "laplace"}),
         ((60, 3), False, Anchored, {"prior": "laplace", "noise": "learned"}),
         ((20, 500), False, MCLMC, {}),
@@ -81,13 +81,13 @@ def test_many_rows(monkeypatch):
     assert reg.posterior_.independent  # an ensemble
 
 
-@pytest.mark.parametrize(("units", "expected"), [(64, "auto"), (65, False), (128, False)])
+@pytest.mark.parametrize(("units", "expected"), [(64, True), (65, False), (128, False)])
 def test_wide_networks_keep_their_output_layer_where_rows_are_many(units, expected, monkeypatch):
     chosen = []
     monkeypatch.setattr("skbayes.inference.auto.choose", keeping(chosen, 1))
     monkeypatch.setattr("skbayes.inference.auto.MOST_ROWS", 60)
     rng = np.random.default_rng(0)
-    for n, which in ((60, expected), (15, "auto")):
+    for n, which in ((60, expected), (15, True)):
         BayesianMLPRegressor((units,)).fit(rng.normal(size=(n, 2)), rng.normal(size=n))
         assert isinstance(chosen[-1], MCLMC) and chosen[-1].marginalize == which
 
@@ -105,7 +105,7 @@ def test_more_steps_for_many_rows(n, steps, epochs, labels, monkeypatch):
         monkeypatch.setattr("skbayes.inference.auto.STEPS_OF_CLASSES", steps)
     X = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
     y = X[:, 0] > 0 if labels else X[:, 0]
-    kw = {"hidden_layer_sizes": (129,), "random_state": 0}
+    kw = {"hidden_layer_sizes": (257,), "random_state": 0}
     model = BayesianMLPClassifier(**kw) if labels else BayesianMLPRegressor(noise="learned", **kw)
     model.fit(X, y)
     own, usual = {}, {}

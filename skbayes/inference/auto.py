@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from skbayes.inference.anchored import Anchored
 from skbayes.inference.base import Method
 from skbayes.inference.ensemble import Ensemble
-from skbayes.inference.kernel import MOST_UNITS
 from skbayes.inference.mclmc import MCLMC
 from skbayes.inference.minibatches import on_disk
 from skbayes.inference.sghmc import SGHMC
@@ -19,6 +18,7 @@ from skbayes.model.priors import BoundNormal
 
 MOST_ROWS = 10_000  # up to which chains take a minute or two on one core
 WIDE = 64  # units, up to which the output layer is integrated out of that many rows in this time
+WIDEST = 256  # units, up to which it is of fewer
 MOST_PARAMS = 200_000  # of theta, each draw of which is kept
 MANY_ROWS = 10_000  # from which 20 epochs leave networks far from their modes
 MANY_PARAMS = 20_000  # of theta, up to which there is time for many steps
@@ -73,7 +73,7 @@ def choose(log_posterior) -> Method:
 
     *Regression* with at most 10,000 rows and 200,000 parameters (20,000 with 10,000 rows), where
     the output layer can be integrated out (a single output, or noise that is the same for all rows;
-    a `NormalPrior`; at most 128 units in the last hidden layer, and 64 with 10,000 rows: the time
+    a `NormalPrior`; at most 256 units in the last hidden layer, and 64 with 10,000 rows: the time
     grows with the rows and the square of the units), where the network is linear, or where the
     noise is heteroscedastic, the prior a `NormalPrior` and the network no module of torch: short
     chains of `MCLMC`, four of 60 draws. They give by far the best held-out densities there. Other
@@ -120,18 +120,18 @@ def choose(log_posterior) -> Method:
                 likelihood_power=1.0 if linear else "held_out",
             )
         return _anchored(log_posterior)
-    few_units = False
+    integrates = False
     if why_not(log_posterior) is None:
         units = network.layers[-1].fan_in
-        few_units = units <= MOST_UNITS and n * units**2 <= MOST_ROWS * WIDE**2
+        integrates = units <= WIDEST and n * units**2 <= MOST_ROWS * WIDE**2
     varies = log_posterior.likelihood.heteroscedastic
     normal = isinstance(network, MLPNetwork) and isinstance(log_posterior.prior, BoundNormal)
     if (
-        (network.is_linear or few_units or (varies and normal))
+        (network.is_linear or integrates or (varies and normal))
         and n <= MOST_ROWS
         and log_posterior.n_params <= min(MOST_PARAMS, MANY_PARAMS * MOST_ROWS / n)
     ):
-        return MCLMC(**SHORT_CHAINS, marginalize="auto" if few_units else False)
+        return MCLMC(**SHORT_CHAINS, marginalize=integrates)
     return Ensemble() if varies and n <= MANY_ROWS else _anchored(log_posterior)
 
 
