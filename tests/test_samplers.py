@@ -65,7 +65,7 @@ def test_rotated_gaussian(name, metric):
         "metropolis": {"thin": 100},
         "mala": {"thin": 40},
         "hmc": {"n_draws": 300, "metric": metric},
-        "nuts": {"n_warmup": 100, "n_draws": 60},
+        "nuts": {"n_warmup": 100, "n_draws": 100},
         "adjusted_mclmc": {"thin": 6},
     }
     posterior = run(EXACT[name], target, **more[name])
